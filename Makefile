@@ -1,0 +1,52 @@
+# make repro: everything from the images to the report; make test, make check; make ui, make exps.
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PYTHONPATH := $(CURDIR)
+.DEFAULT_GOAL := repro
+.PHONY: repro env test check format lock ui exps prune config
+
+$(VENV)/installed: requirements.lock
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or later is needed, this is " + sys.version.split()[0] + "; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	touch $@
+
+env: $(VENV)/installed
+
+repro: env
+	@python -m pipeline.check
+	@test -e data || dvc pull --quiet data.dvc
+	@python -m pipeline.plan
+	@dvc repro
+	@python -m pipeline.report.summary
+
+test: env
+	python -m pytest
+
+check: env
+	ruff format --check .
+	ruff check .
+	mypy
+
+format: env
+	ruff format .
+	ruff check --fix .
+
+# names and versions alone, for every platform; needs uv on the PATH
+lock:
+	uv pip compile --universal --python-version 3.11 --quiet --no-annotate --no-header \
+	  --no-emit-index-url --no-emit-find-links --upgrade --group dev pyproject.toml --output-file requirements.lock
+
+ui: env
+	@python -m pipeline.tracking.ui $(PORT)
+
+exps: env
+	@dvc exp show --drop '.*' --keep '(test/accuracy|methods\..*\.lr|compare\..*)'
+
+prune: env
+	@python -m pipeline.prune
+
+config: env
+	@python -m pipeline.configure $(NAME)

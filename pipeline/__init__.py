@@ -1,0 +1,1 @@
+"""Compare optimisation objective breakdown with the usual ways of training on few images."""

@@ -1,0 +1,137 @@
+"""The whole of params.yaml, checked before anything runs.
+
+``python -m pipeline.check`` also builds the network and tries every latent.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pipeline import recipes
+from pipeline.errors import InputError, command
+from pipeline.params import METHOD_NAME, PARAMS_FILE, Params, Source, nearest, parse, plain, read
+
+
+def load(path: Path | str = PARAMS_FILE) -> Params:
+    """Read and check params.yaml, every method of it, without loading torch.
+
+    Raises:
+        InputError: the first thing that is wrong, with file, line and key.
+    """
+    source = read(path)
+    params = parse(Params, plain(source.tree), source)
+    for method, block in params.methods.items():
+        if not METHOD_NAME.match(method):
+            problem = "a method's name is small letters, digits and _, and starts with a letter"
+            raise source.error(("methods", method), problem)
+        recipes.resolve(method, block, source)
+    _check_data(params, source)
+    _check_compare(params, source)
+    _check_weights(params, source)
+    return params
+
+
+def check_models(params: Params, path: Path | str = PARAMS_FILE) -> None:
+    """Build the network without memory and cut it at every compared breakdown's latent.
+
+    Raises:
+        InputError: unknown architecture, image size too small for it, no such latent, no cut.
+    """
+    import torch
+
+    from pipeline.models import architectures
+    from pipeline.models.cut import cut
+
+    source = read(path)
+    name, data = params.model.architecture, params.data
+    if name not in architectures.names():
+        problem = f"there is no '{name}'; {nearest(name, architectures.names())}"
+        raise source.error(("model", "architecture"), problem)
+    architectures.check_size(name, data.image_size, data.channels)
+    for method in params.compare.breakdowns:
+        block: dict[str, Any] = params.methods[method]["encoder"]
+        if "latent" not in block:
+            continue
+        with torch.device("meta"):
+            network = architectures.build(name, 2, data.channels, data.image_size, None, 0)
+        try:
+            cut(network, block["latent"])
+        except InputError as error:
+            raise source.error(("methods", method, "encoder", "latent"), str(error)) from None
+
+
+def _check_data(params: Params, source: Source) -> None:
+    for key in ("target", "source"):
+        value = getattr(params.data, key)
+        if value is None:
+            continue
+        parts = PurePosixPath(value).parts
+        if not parts or parts[0] != "data" or ".." in parts:
+            problem = f"'{value}' must lie in data/, the folder that data.dvc tracks"
+            raise source.error(("data", key), problem)
+    if params.data.splits.val + params.data.splits.test >= 1:
+        raise source.error(("data", "splits"), "val and test together must be less than 1")
+
+
+def _check_compare(params: Params, source: Source) -> None:
+    compare = params.compare
+    at = ("compare",)
+    for kind, wanted in (("breakdowns", recipes.Breakdown), ("baselines", recipes.Baseline)):
+        for method in getattr(compare, kind):
+            if method not in params.methods:
+                problem = f"there is no method '{method}'; {nearest(method, list(params.methods))}"
+                raise source.error((*at, kind), problem)
+            recipe = params.methods[method]["recipe"]
+            if not issubclass(recipes.load(recipe), wanted):
+                other = "baselines" if kind == "breakdowns" else "breakdowns"
+                problem = f"'{method}' has the recipe {recipe}, which goes under {other}"
+                raise source.error((*at, kind), problem)
+    for key in ("methods", "shots", "seeds"):
+        values = getattr(compare, key)
+        for value in values:
+            if values.count(value) > 1:
+                place = at if key == "methods" else (*at, key)
+                raise source.error(place, f"{value} is named twice; name it once")
+    if not compare.methods:
+        raise source.error(at, "names no method; list some under breakdowns or baselines")
+    if compare.reference not in compare.methods:
+        problem = (
+            f"'{compare.reference}' is not compared; {nearest(compare.reference, compare.methods)}"
+        )
+        raise source.error((*at, "reference"), problem)
+    for shots in compare.shots:
+        if shots != "all" and shots < 1:
+            raise source.error((*at, "shots"), f"{shots} must be at least 1, or all")
+        if shots == 1 and compare.breakdowns:
+            problem = "one image a class makes no pair, which a breakdown needs; use 2 or more"
+            raise source.error((*at, "shots"), problem)
+
+
+def _check_weights(params: Params, source: Source) -> None:
+    weights = params.weights
+    if not Path(weights.file).exists():
+        problem = f"'{weights.file}' is not there; name a file of weights, or the folder pretrained"
+        raise source.error(("weights", "file"), problem)
+    if weights.from_ == "file" and not Path(weights.file).is_file():
+        problem = f"'{weights.file}' is a folder; from: file needs a .safetensors, .pth or .pt file"
+        raise source.error(("weights", "file"), problem)
+    if weights.from_ == "source" and weights.source is None:
+        raise source.error(
+            ("weights",), "from: source needs source: how to train on the source set"
+        )
+    if weights.from_ == "source" and params.data.source is None:
+        raise source.error(("weights", "from"), "source needs data.source, the images to train on")
+    if weights.from_ == "imagenet" and params.model.architecture == "small":
+        problem = "there are no ImageNet weights of the small network; use source, file or none"
+        raise source.error(("weights", "from"), problem)
+
+
+def main() -> None:
+    """Check params.yaml and the models it names."""
+    check_models(load())
+    print(f"{PARAMS_FILE} is right", flush=True)
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,1 @@
+"""Images, lists, pairs and batches."""

@@ -1,0 +1,403 @@
+"""Find the labelled images of a set: class folders or list files, in a folder or in a ``.zip``.
+
+Nothing is decoded here; an `Item` knows where its bytes lie, its class and its split.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+import threading
+import unicodedata
+import zipfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import cast
+
+from pipeline.errors import InputError
+
+IMAGES = "bmp gif jpe jpeg jpg pbm pgm png pnm ppm tif tiff webp"  # what is read, for people
+SUFFIXES = frozenset(f".{name}" for name in IMAGES.split())
+SIDECARS = frozenset((".txt", ".csv", ".json", ".xml", ".md", ".db", ".ini"))
+SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+Parts = tuple[str, ...]  # a path relative to the target, folder by folder
+
+_handles = threading.local()
+
+
+@dataclass(frozen=True)
+class Item:
+    """One labelled image, not yet read.
+
+    ``image`` is its path for people and tables, relative to the target, with '/' separators;
+    ``split`` is train, val or test, or nothing where splits are still to be drawn. The bytes lie
+    in ``file``, or in its ``member`` where that file is a zip.
+    """
+
+    image: str
+    file: Path
+    class_name: str
+    split: str = ""
+    group: str = ""
+    member: str | None = None
+
+    @property
+    def place(self) -> str:
+        """Where the image lies, to word errors with."""
+        return _printable(str(self.file) if self.member is None else f"{self.file}/{self.member}")
+
+    def read(self) -> bytes:
+        """The image file's bytes; any number of threads may read at once.
+
+        Raises:
+            Exception: what the file system or ``zipfile`` raises where that fails.
+        """
+        if self.member is None:
+            return self.file.read_bytes()
+        return _archive(self.file).read(self.member)
+
+
+def find_images(target: Path, layout: str) -> list[Item]:
+    """The images of a set, sorted by class, then by path, whatever the file system's order.
+
+    ``target`` is a folder or a ``.zip``. Layout ``folders`` is ``<class>/*`` or
+    ``train|val|test/<class>/*``, with folders nested to any depth; ``lists`` is ``train.txt`` and,
+    at will, ``val.txt`` and ``test.txt``, each line ``path label``, paths relative to the list or
+    absolute (a zip: relative only). One folder around it all is looked through. Where there is
+    only a train part, splits are left to be drawn.
+
+    Raises:
+        InputError: nothing there; an empty class folder; fewer than two classes; a class with a
+            single image to train on; a class that train lacks; a file of unknown kind in a class
+            folder; a list line that has no label or names no file; a circle of links; a zip that
+            is damaged, encrypted or points outside itself.
+    """
+    tree = _tree(target)
+    items = _from_lists(tree) if layout == "lists" else _from_folders(tree)
+    _check(target, items)
+    return sorted(items, key=lambda item: (_natural(item.class_name), item.image, item.split))
+
+
+def class_names(items: Sequence[Item]) -> list[str]:
+    """The classes, numbers within names by value (2 before 10); a label is an index in this."""
+    return sorted({item.class_name for item in items}, key=_natural)
+
+
+@dataclass
+class _Tree:
+    """What a folder or a zip holds; ``files`` gives a zip's member names, which may be spelt so
+    that the parts do not tell them (backslashes, ``./``)."""
+
+    target: Path
+    zipped: bool
+    files: dict[Parts, str] = field(default_factory=dict)
+    folders: set[Parts] = field(default_factory=set)
+
+    def subfolders(self, folder: Parts) -> list[Parts]:
+        return sorted(path for path in self.folders if path[:-1] == folder)
+
+    def has_images(self, folder: Parts) -> bool:
+        """Whether images lie in the folder itself, not only below."""
+        return any(path[:-1] == folder and _suffix(path) in SUFFIXES for path in self.files)
+
+    def place(self, path: Parts) -> str:
+        return _printable("/".join((str(self.target), *path)))
+
+    def read(self, path: Parts) -> bytes:
+        return self.item(path, "", "").read()
+
+    def item(self, path: Parts, class_name: str, split: str) -> Item:
+        return Item(
+            image=_printable("/".join(path)),
+            file=self.target if self.zipped else self.target.joinpath(*path),
+            class_name=_printable(class_name),
+            split=split,
+            member=self.files[path] if self.zipped else None,
+        )
+
+
+def _tree(target: Path) -> _Tree:
+    if target.is_dir():
+        return _walk(target)
+    if not target.exists():
+        raise InputError(
+            f"{target}: there is no such folder or .zip; fetch it with 'dvc pull data.dvc', "
+            "or put your images there"
+        )
+    if target.suffix.lower() != ".zip":
+        raise InputError(f"{target}: must be a folder or a .zip")
+    return _contents(target)
+
+
+def _walk(target: Path) -> _Tree:
+    tree = _Tree(target, zipped=False)
+    pending: list[tuple[Parts, Parts]] = [((), (os.path.realpath(target),))]
+    try:
+        while pending:
+            folder, above = pending.pop()
+            for entry in sorted(os.scandir(target.joinpath(*folder)), key=lambda e: e.name):
+                path = (*folder, entry.name)
+                if _ignored(entry.name):
+                    continue
+                if not entry.is_dir():
+                    tree.files[path] = entry.path
+                    continue
+                real = os.path.realpath(entry.path)
+                if real in above:
+                    raise InputError(
+                        f"{tree.place(path)}: is a link to a folder that it lies in; remove it"
+                    )
+                tree.folders.add(path)
+                pending.append((path, (*above, real)))
+    except OSError as error:
+        name = _printable(str(error.filename or target))
+        raise InputError(f"{name}: cannot be read: {error.strerror}") from None
+    return tree
+
+
+def _contents(target: Path) -> _Tree:
+    tree = _Tree(target, zipped=True)
+    try:
+        with zipfile.ZipFile(target) as archive:
+            members = archive.infolist()
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
+        raise InputError(f"{target}: cannot be read as a zip: {error}") from None
+    for member in members:
+        name = member.filename.replace("\\", "/")  # as some Windows programs write it
+        path = tuple(part for part in name.split("/") if part not in ("", "."))
+        if name.startswith("/") or re.match(r"[A-Za-z]:/", name) or ".." in path:
+            raise InputError(
+                f"{target}: its member '{_printable(name)}' points outside the zip; zip it again "
+                "with relative paths"
+            )
+        if not path or any(_ignored(part) for part in path):
+            continue
+        if member.flag_bits & 0x1:
+            raise InputError(f"{target}: is encrypted; zip it again without a password")
+        above = len(path) + 1 if name.endswith("/") else len(path)
+        tree.folders.update(path[:depth] for depth in range(1, above))
+        if not name.endswith("/"):
+            tree.files[path] = member.filename
+    return tree
+
+
+def _archive(file: Path) -> zipfile.ZipFile:
+    """The calling thread's own handle, opened anew in a forked process and for a changed file.
+
+    A handle that threads share counts its readers without a lock and has them wait for each
+    other; one that processes share has one file position for all.
+    """
+    status = file.stat()
+    key = (os.getpid(), status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
+    if getattr(_handles, "key", None) != key:
+        _handles.archive, _handles.key = zipfile.ZipFile(file), key
+    return cast(zipfile.ZipFile, _handles.archive)
+
+
+def _from_folders(tree: _Tree) -> list[Item]:
+    root = _unwrap(tree)
+    splits = _split_folders(tree, root)
+    # folders that must hold images: classes, and the splits around them
+    wanted = tree.subfolders(root)
+    if splits:
+        wanted += [folder for top in wanted for folder in tree.subfolders(top)]
+    depth = len(root) + (2 if splits else 1)
+    items: list[Item] = []
+    filled: set[Parts] = set()
+    for path in sorted(tree.files):
+        if _suffix(path) in SUFFIXES:
+            if len(path) <= depth:
+                raise InputError(
+                    f"{tree.place(path)}: lies in no class folder; put it in the folder of its "
+                    "class (for list files set data.layout to lists)"
+                )
+            split = splits[path[len(root)]] if len(splits) > 1 else ""
+            items.append(tree.item(path, path[depth - 1], split))
+            filled.update((path[: len(root) + 1], path[:depth]))
+        elif len(path) > depth and _suffix(path) not in SIDECARS:
+            raise InputError(
+                f"{tree.place(path)}: is no kind of image that is read here "
+                f"({IMAGES.replace(' ', ', ')}); convert it or remove it"
+            )
+    for folder in wanted if items else []:
+        if folder not in filled:
+            raise InputError(f"{tree.place(folder)}: holds no image; put some there or remove it")
+    return items
+
+
+def _unwrap(tree: _Tree) -> Parts:
+    """The folder that holds the class or split folders: the target or a lone folder in it."""
+    root: Parts = ()
+    while True:
+        inside = tree.subfolders(root)
+        if len(inside) != 1 or tree.has_images(root) or tree.has_images(inside[0]):
+            return root
+        below = tree.subfolders(inside[0])
+        # a zip often wraps its files; in a folder, only split names tell a wrapper from a class
+        if not below or not (tree.zipped or all(_split(path) for path in below)):
+            return root
+        root = inside[0]
+
+
+def _split_folders(tree: _Tree, root: Parts) -> dict[str, str]:
+    """The split of each folder in ``root``, by name; empty where these folders are classes."""
+    tops = tree.subfolders(root)
+    found = {path[-1]: _split(path) for path in tops if _split(path)}
+    if len(found) == len(tops):
+        _check_splits(tree.place(root), found)
+        return found
+    for path in tops:
+        # a class may be called train, but then its images lie in it
+        if path[-1] in found and not tree.has_images(path):
+            others = [_printable(other[-1]) for other in tops if other[-1] not in found]
+            raise InputError(
+                f"{tree.place(path)}: looks like a split, but stands beside '{others[0]}'; "
+                "keep only train, val and test there, or only class folders"
+            )
+    return {}
+
+
+def _check_splits(place: str, found: dict[str, str]) -> None:
+    """Refuse a split named twice, and splits that lack train or test."""
+    for split, count in Counter(found.values()).items():
+        if count > 1:
+            names = sorted(name for name in found if found[name] == split)
+            raise InputError(f"{place}: {' and '.join(names)} are the same split; keep one")
+    splits = set(found.values())
+    for needed in ("train", "test"):
+        if found and needed not in splits and splits != {"train"}:
+            raise InputError(
+                f"{place}: has {' and '.join(sorted(found))}, but no {needed}; add it, or bring "
+                "no splits at all and have them drawn"
+            )
+
+
+def _from_lists(tree: _Tree) -> list[Item]:
+    root: Parts = ()
+    while not (lists := _list_files(tree, root)):
+        inside = tree.subfolders(root)
+        if len(inside) != 1:
+            raise InputError(
+                f"{tree.place(())}: has no train.txt; add it, each line 'path label' (for class "
+                "folders set data.layout to folders)"
+            )
+        root = inside[0]
+    _check_splits(tree.place(root), lists)
+    items = []
+    for name, split in lists.items():
+        items += _read_list(tree, (*root, name), split if len(lists) > 1 else "")
+    return items
+
+
+def _list_files(tree: _Tree, root: Parts) -> dict[str, str]:
+    names = sorted(path[-1] for path in tree.files if path[:-1] == root)
+    found = {name: _split((name[:-4],)) for name in names if name.lower().endswith(".txt")}
+    return {name: split for name, split in found.items() if split}
+
+
+def _read_list(tree: _Tree, path: Parts, split: str) -> list[Item]:
+    place = tree.place(path)
+    try:
+        text = tree.read(path).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"{place}: is not UTF-8 text; save it as UTF-8") from None
+    except Exception as error:  # whatever a damaged zip makes zipfile raise
+        raise InputError(f"{place}: cannot be read: {error}") from None
+    items: list[Item] = []
+    lines: dict[str, int] = {}
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        *before, label = re.split(r"[ \t]+(?=[^ \t]+\Z)", line.strip())
+        if not before or _suffix((label,)) in SUFFIXES:
+            raise InputError(
+                f"{place}:{number}: has no label; each line is 'path label', such as 'a/1.jpg cat'"
+            )
+        item = _listed(tree, path[:-1], before[0], label, split)
+        if item is None:
+            raise InputError(
+                f"{place}:{number}: there is no file '{_printable(before[0])}'; paths are relative "
+                f"to the list{' and stay in the zip' if tree.zipped else ' or absolute'}"
+            )
+        first = lines.setdefault(item.image, number)
+        if first != number:
+            raise InputError(
+                f"{place}:{number}: names '{item.image}' again, as line {first} does; remove one"
+            )
+        items.append(item)
+    return items
+
+
+def _listed(tree: _Tree, folder: Parts, name: str, label: str, split: str) -> Item | None:
+    """The item of a list's line, or None where there is no such file."""
+    relative = posixpath.normpath(posixpath.join(*folder, name))
+    if tree.zipped:
+        parts = PurePosixPath(relative).parts
+        return tree.item(parts, label, split) if parts in tree.files else None
+    file = tree.target.joinpath(*folder, name)  # an absolute name replaces what stands before it
+    if not file.is_file():
+        return None
+    image = name if os.path.isabs(name) else relative
+    return Item(_printable(image), file, _printable(label), split)
+
+
+def _check(target: Path, items: Sequence[Item]) -> None:
+    """Refuse sets that no classifier can be trained on."""
+    if not items:
+        raise InputError(
+            f"{target}: holds no images; put them there, one folder a class, or set data.target "
+            "and data.source to the folders or .zip files that hold them"
+        )
+    brought = any(item.split for item in items)
+    training = Counter(item.class_name for item in items if item.split in ("", "train"))
+    for item in items:
+        if item.class_name not in training:
+            raise InputError(
+                f"{target}: class '{item.class_name}' of {item.split} ({item.image}) is not in "
+                "train; add training images of it or remove it"
+            )
+    if len(training) < 2:
+        raise InputError(
+            f"{target}: has the one class '{items[0].class_name}'; put the images of each class, "
+            "two classes at least, in a folder or under a label of their own"
+        )
+    for name in class_names(items):
+        if training[name] < 2:
+            kind, least = ("training image", "two") if brought else ("image", "three")
+            raise InputError(
+                f"{target}: class '{name}' has a single {kind}; add more, {least} at the very "
+                "least, or remove the class"
+            )
+
+
+def _split(path: Parts) -> str:
+    return SPLITS.get(path[-1].casefold(), "")
+
+
+def _suffix(path: Parts) -> str:
+    return os.path.splitext(path[-1])[1].lower()
+
+
+def _ignored(name: str) -> bool:
+    """Whether a file or folder is left there by a system, not by a person."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _natural(name: str) -> tuple[list[str | int], str]:
+    """A key that sorts numbers within names by value; text and digits take turns in it."""
+    parts = re.split(r"([0-9]+)", name.casefold())
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
+
+
+def _printable(text: str) -> str:
+    """The text in one line of valid UTF-8: control characters and stray bytes as escapes."""
+    return "".join(
+        char.encode("unicode_escape").decode()
+        if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp")
+        else char
+        for char in text
+    )

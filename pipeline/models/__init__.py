@@ -1,0 +1,1 @@
+"""Networks, their starting weights and their cut."""

@@ -1,0 +1,252 @@
+"""Starting weights: where they come from, how they fit a network, and their file.
+
+The file holds every tensor of a network's state dict but those of the last layer, whose shape
+depends on the number of classes.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import sys
+import warnings
+from collections.abc import Iterable, Mapping
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import InputError
+from pipeline.models.architectures import SMALL, check_known
+from pipeline.records import write_atomically
+
+SHOWN = 3
+# Names in torchvision's published files that its networks no longer use: those of DenseNet's
+# layers and of ViT's perceptrons.
+_RENAMED = (
+    (re.compile(r"(\.denselayer\d+\.(?:norm|conv))\.(\d\.)"), r"\1\2"),
+    (re.compile(r"(\.mlp)\.linear_1\."), r"\1.0."),
+    (re.compile(r"(\.mlp)\.linear_2\."), r"\1.3."),
+)
+
+
+def save(path: Path | str, tensors: Mapping[str, Tensor]) -> None:
+    """Write a whole safetensors file or none; the same tensors give the same bytes."""
+    own = {
+        # tensors that share memory, such as views, are refused
+        key: tensors[key].detach().cpu().clone(memory_format=torch.contiguous_format)
+        for key in sorted(tensors)
+    }
+    write_atomically(path, safetensors.torch.save(own))
+
+
+def load(path: Path | str) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        InputError: there is none, or it is broken.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{path}: there is no such file")
+    return _load_safetensors(path, str(path))
+
+
+def from_imagenet(architecture: str) -> dict[str, Tensor]:
+    """torchvision's own weights, downloaded once and checked by their hash.
+
+    Raises:
+        InputError: the architecture has none, or they can be neither found nor downloaded.
+    """
+    check_known(architecture)
+    if architecture == SMALL:
+        raise InputError(
+            f"weights.from: imagenet: {SMALL} has no such weights; use none, file or source"
+        )
+    import torchvision
+
+    weights = torchvision.models.get_model_weights(architecture).DEFAULT
+    place = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
+    try:
+        tensors = weights.get_state_dict(
+            progress=sys.stderr.isatty(), check_hash=True, weights_only=True
+        )
+    except (OSError, HTTPException) as error:
+        raise InputError(
+            f"weights.from: imagenet: could not download {weights.url}: {_sentence(error)}; "
+            f"put the file at {place} or use weights.from: file"
+        ) from None
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise InputError(
+            f"weights.from: imagenet: {place} is not what {weights.url} should be: "
+            f"{_sentence(error)}; remove it and try again"
+        ) from None
+    return _renamed(tensors)
+
+
+def from_file(path: Path | str) -> dict[str, Tensor]:
+    """The tensors of a ``.safetensors``, ``.pth`` or ``.pt`` file.
+
+    A state dict may stand under ``state_dict`` or ``model``, with other things beside it, and
+    its names may begin with ``module.``, as data-parallel training writes them. Nothing in the
+    file is executed.
+
+    Raises:
+        InputError: no such file, another suffix, a broken file, one with more than tensors and
+            plain values, or one without a state dict.
+    """
+    path = Path(path)
+    origin = f"weights.file: {path}"
+    readers = {".safetensors": _load_safetensors, ".pth": _unpickle, ".pt": _unpickle}
+    if path.suffix not in readers:
+        raise InputError(f"{origin}: must end in {', '.join(readers)}")
+    if not path.is_file():
+        raise InputError(f"{origin}: there is no such file")
+    tensors = readers[path.suffix](path, origin)
+    if not tensors:
+        raise InputError(f"{origin}: holds no state dict (tensors by their names)")
+    if all(key.startswith("module.") for key in tensors):
+        tensors = {key.removeprefix("module."): tensor for key, tensor in tensors.items()}
+    return _renamed(tensors)
+
+
+def fit(
+    tensors: Mapping[str, Tensor], network: nn.Module, classifier: set[str], origin: str
+) -> tuple[dict[str, Tensor], list[str]]:
+    """What ``network`` takes from ``tensors``, in its own dtypes.
+
+    The counters that batch norm had not in older files may be absent: they start from zero.
+
+    Args:
+        tensors: by their state-dict keys.
+        network: the one to start from them.
+        classifier: keys of the last layer, which is left out whatever ``tensors`` has for it.
+        origin: where the tensors are from, for messages.
+
+    Returns:
+        A tensor for each key of the network but the classifier's, and notes on what was left
+        out, one line each.
+
+    Raises:
+        InputError: a key of the network is absent or has another shape.
+    """
+    wanted = {key: own for key, own in network.state_dict().items() if key not in classifier}
+    given = dict(tensors)
+    for key, own in wanted.items():
+        if key.endswith(".num_batches_tracked"):
+            given.setdefault(key, torch.zeros_like(own, device="cpu"))
+    misfits = [
+        f"{key} is {_shape(given[key])} instead of {_shape(own)}"
+        if key in given
+        else f"{key} is missing"
+        for key, own in wanted.items()
+        if key not in given or given[key].shape != own.shape
+    ]
+    if misfits:
+        raise InputError(
+            f"{origin}: {len(misfits)} of {len(wanted)} tensors do not fit the network "
+            f"({_some(misfits, '; ')}); weights of another architecture or image size?"
+        )
+    extra = sorted(given.keys() - wanted.keys() - classifier)
+    notes = [f"{origin}: {len(extra)} tensors not used ({_some(extra, ', ')})"] if extra else []
+    return {key: given[key].to(own.dtype) for key, own in wanted.items()}, notes
+
+
+def load_start(network: nn.Module, path: Path | str, classifier: set[str]) -> None:
+    """Start ``network`` from the file that ``save`` wrote; an empty file leaves it as it is.
+
+    Raises:
+        InputError: the file is missing, broken, or of another network.
+    """
+    tensors = load(path)
+    if tensors:
+        put(network, fit(tensors, network, classifier, str(path))[0])
+
+
+def put(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy tensors into a network, by their keys.
+
+    ``load_state_dict`` will not do: MNASNet's refuses a dict that is no state dict of its own.
+    """
+    state = network.state_dict()
+    with torch.no_grad():
+        for key, tensor in tensors.items():
+            state[key].copy_(tensor)
+
+
+def restore(network: nn.Module, path: Path | str) -> None:
+    """Load a trained model's file, which must hold the whole of the network and nothing else.
+
+    Raises:
+        InputError: the file is broken or of another network.
+    """
+    tensors = load(path)
+    state = network.state_dict()
+    same = tensors.keys() == state.keys()
+    if not same or any(tensors[key].shape != state[key].shape for key in state):
+        raise InputError(f"{path}: is the model of another network; train it again with dvc repro")
+    put(network, tensors)
+
+
+def _load_safetensors(path: Path | str, origin: str) -> dict[str, Tensor]:
+    try:
+        tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise InputError(f"{origin}: not a whole safetensors file: {_sentence(error)}") from None
+    return tensors
+
+
+def _unpickle(path: Path, origin: str) -> dict[str, Tensor]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickles of other makers, which then fail
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise InputError(
+            f"{origin}: holds more than tensors and plain values, or is no PyTorch "
+            "file; save the network's state_dict() alone"
+        ) from None
+    except Exception:  # torch.load raises nearly any for a broken file
+        raise InputError(f"{origin}: is broken or no PyTorch file") from None
+    return _state_dict(content)
+
+
+def _state_dict(content: Any) -> dict[str, Tensor]:
+    """The tensors of a state dict or of a checkpoint that holds one; none if it is neither."""
+    if not isinstance(content, Mapping):
+        return {}
+    for key in ("state_dict", "model"):
+        if isinstance(content.get(key), Mapping):
+            content = content[key]
+    return {
+        key: value
+        for key, value in content.items()
+        if isinstance(key, str) and isinstance(value, Tensor)
+    }
+
+
+def _renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    renamed = {}
+    for key, tensor in tensors.items():
+        for old, new in _RENAMED:
+            key = old.sub(new, key)
+        renamed[key] = tensor
+    return renamed
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(str(side) for side in tensor.shape) or "a single number"
+
+
+def _some(texts: Iterable[str], separator: str) -> str:
+    texts = list(texts)
+    return separator.join(texts[:SHOWN] + ["…"] * (len(texts) > SHOWN))
+
+
+def _sentence(error: Exception) -> str:
+    """The first sentence of an error; torch's go on for a paragraph."""
+    text = " ".join(str(getattr(error, "reason", "") or error).split())
+    return text.split(". ")[0].rstrip(".") or type(error).__name__

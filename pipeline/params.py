@@ -1,0 +1,315 @@
+"""params.yaml: what a run is asked. The sections as typed, frozen models, and their reader.
+
+The blocks under ``methods`` are typed by the recipes (``pipeline.recipes``); here they stay plain
+dictionaries. ``pipeline.check`` puts the two together.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import AliasEvent
+
+from pipeline.errors import InputError
+
+PARAMS_FILE = "params.yaml"
+METHOD_NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
+
+Shots = int | Literal["all"]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Block(BaseModel):
+    """Base of every block: unknown keys, wrong types, NaN and infinity are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+AnyBlock = TypeVar("AnyBlock", bound=Block)
+
+
+class Splits(Block):
+    """Shares of the images that become validation and test set, and the seed that draws them."""
+
+    val: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    test: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    seed: Seed = 0
+
+
+class Data(Block):
+    """Where the images are and how they are made ready."""
+
+    target: str
+    source: str | None = None
+    layout: Literal["folders", "lists"] = "folders"
+    image_size: Annotated[int, Field(ge=4, le=1024)]
+    resize: Literal["crop", "squash", "pad"] = "crop"
+    channels: Literal[1, 3] = 3
+    splits: Splits = Splits()
+    val_per_class: Count | None = None
+    exact_duplicates: Literal["error", "drop"] = "error"
+    shuffle_labels: bool = False
+
+
+class Pairs(Block):
+    """How many pairs an image, and which share of them shows one class."""
+
+    per_image: Count
+    positive_fraction: Annotated[float, Field(gt=0, lt=1)]
+
+
+class Model(Block):
+    """The network: ``small`` or the name of a torchvision classification architecture."""
+
+    architecture: str
+    dropout: Fraction | None = None
+
+
+class Augmentation(Block):
+    """Ranges of the random changes of a training image; all zero is none.
+
+    ``rotation`` and ``shear`` in degrees either way, ``zoom`` as the largest relative change of
+    scale, ``shift`` as the largest share of the image's side.
+    """
+
+    flip: bool = False
+    rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
+    zoom: Fraction = 0.0
+    shear: Annotated[float, Field(ge=0, lt=90)] = 0.0
+    shift: Fraction = 0.0
+
+    @property
+    def off(self) -> bool:
+        """Whether images stay as they are."""
+        return not (self.flip or self.rotation or self.zoom or self.shear or self.shift)
+
+
+class Training(Block):
+    """What all methods share."""
+
+    batch_size: Count
+    rule: Literal["val_loss", "val_accuracy"] = "val_loss"
+    augmentation: Augmentation = Augmentation()
+
+
+class Optimization(Block):
+    """One phase of optimisation: how long, by which rule, when to stop.
+
+    ``warmup`` is the share of all steps over which the learning rate rises from zero;
+    ``patience`` the epochs without an improvement of more than ``min_delta`` in the selection
+    metric after which the phase ends (0: never). ``batch_size`` null takes the shared one.
+    """
+
+    epochs: Count
+    lr: Positive
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    momentum: Fraction = 0.9
+    weight_decay: NonNegative = 0.0
+    schedule: Literal["constant", "cosine"] = "cosine"
+    warmup: Fraction = 0.0
+    batch_size: Count | None = None
+    patience: Annotated[int, Field(ge=0)] = 0
+    min_delta: NonNegative = 0.0
+
+
+class SourceTraining(Optimization):
+    """Training on the source set (``weights.from: source``)."""
+
+    val: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    seed: Seed = 0
+
+
+class Weights(Block):
+    """Where the starting weights come from.
+
+    ``file`` is a dependency that DVC watches whatever ``from`` says, so it names the folder
+    ``pretrained`` until there is a file.
+    """
+
+    from_: Literal["none", "imagenet", "file", "source"] = Field(alias="from")
+    file: Annotated[str, Field(min_length=1)] = "pretrained"
+    source: SourceTraining | None = None
+
+
+class Compare(Block):
+    """Which runs are made and compared, and with what."""
+
+    breakdowns: list[str]
+    baselines: list[str]
+    reference: str
+    shots: list[Shots] = Field(min_length=1)
+    seeds: list[Seed] = Field(min_length=1)
+
+    @property
+    def methods(self) -> list[str]:
+        """All compared methods, breakdowns first."""
+        return [*self.breakdowns, *self.baselines]
+
+
+class Runtime(Block):
+    """Device, arithmetic and the number of CPU threads, which changes the order of sums."""
+
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    threads: Count
+
+
+class Tracking(Block):
+    """What goes to MLflow beside parameters and metrics.
+
+    A phase is followed live once it has run ``live_after`` seconds (null: never); ``publish``
+    brings every finished run all the same.
+    """
+
+    models: Literal["none", "reference", "all"] = "reference"
+    max_model_mb: Positive = 100.0
+    live_after: NonNegative | None = 10.0
+
+
+class Params(Block):
+    """The whole of params.yaml; ``methods`` still untyped."""
+
+    data: Data
+    pairs: Pairs
+    model: Model
+    weights: Weights
+    compare: Compare
+    training: Training
+    methods: dict[str, dict[str, Any]]
+    runtime: Runtime
+    tracking: Tracking = Tracking()
+
+
+class Source:
+    """The parsed file with its name and line numbers, to word errors with."""
+
+    def __init__(self, path: Path, tree: Any):
+        self.path = path
+        self.tree = tree
+
+    def line(self, keys: tuple[str | int, ...]) -> int | None:
+        """Line (from 1) at which the value under ``keys`` starts, as far as the path exists."""
+        node, found = self.tree, None
+        for key in keys:
+            position = getattr(node, "lc", None)
+            if position is None or not position.data or key not in position.data:
+                break
+            found = position.data[key][0] + 1
+            node = node[key]
+        return found
+
+    def error(self, keys: tuple[str | int, ...], problem: str) -> InputError:
+        """An InputError ``params.yaml:LINE: a.b.c: problem``."""
+        line = self.line(keys)
+        where = f"{self.path}:{line}" if line else str(self.path)
+        dotted = ".".join(str(key) for key in keys)
+        return InputError(f"{where}: {dotted}: {problem}" if dotted else f"{where}: {problem}")
+
+
+def read(path: Path | str = PARAMS_FILE) -> Source:
+    """Parse a YAML 1.2 file. Anchors, aliases, tags and duplicate keys are refused.
+
+    Raises:
+        InputError: naming the file and the line.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file; run in the project's folder") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as UTF-8 text: {error}") from None
+    try:
+        for event in YAML(typ="safe", pure=True).parse(text):
+            line = event.start_mark.line + 1 if event.start_mark else "?"
+            if isinstance(event, AliasEvent) or getattr(event, "anchor", None):
+                raise InputError(
+                    f"{path}:{line}: anchors and aliases are not supported (an override of an "
+                    "anchored value would change nothing); write the value out"
+                )
+            if getattr(event, "tag", None) and not getattr(event, "implicit", (True,)):
+                raise InputError(f"{path}:{line}: YAML tags are not supported; remove the tag")
+        reader = YAML(typ="rt", pure=True)
+        tree = reader.load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else "?"
+        problem = " ".join((error.problem or "not valid YAML").split())
+        raise InputError(f"{path}:{line}: {problem}") from None
+    except (YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise InputError(f"{path}: must be a mapping of the sections data, pairs, model, …")
+    return Source(path, tree)
+
+
+def plain(node: Any) -> Any:
+    """The parser's node as plain dict, list, str, int, float, bool or None."""
+    if isinstance(node, dict):
+        return {plain(key): plain(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [plain(value) for value in node]
+    for kind in (bool, int, float, str):
+        if isinstance(node, kind):
+            return kind(node)
+    return node
+
+
+def parse(
+    schema: type[AnyBlock], value: Any, source: Source, at: tuple[str | int, ...] = ()
+) -> AnyBlock:
+    """``value`` as a ``schema``; the first error is worded with its place and the nearest key.
+
+    Raises:
+        InputError: naming the file, line and key.
+    """
+    try:
+        return schema.model_validate(value)
+    except ValidationError as invalid:
+        first = sorted(invalid.errors(), key=lambda error: error["type"] != "extra_forbidden")[0]
+        keys = at + tuple(key for key in first["loc"] if not _is_branch(key, value))
+        raise source.error(keys, _problem(schema, first)) from None
+
+
+def nearest(word: str, valid: list[str]) -> str:
+    """``; did you mean 'x'?`` or ``; valid are …`` for a wrong word."""
+    close = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean '{close[0]}'?"
+    return f"valid are {', '.join(sorted(valid))}"
+
+
+def _is_branch(key: str | int, value: Any) -> bool:
+    # pydantic adds the tried branch of a union, such as "int" or "literal['all']", to the place
+    return isinstance(key, str) and bool(re.match(r"(int|float|list\[|literal\[|constrained)", key))
+
+
+def _problem(schema: type[Block], error: Any) -> str:
+    place, kind = error["loc"], error["type"]
+    if kind == "extra_forbidden":
+        return f"unknown key; {nearest(str(place[-1]), _keys(schema, place[:-1]))}"
+    if kind == "missing":
+        return "is missing; it has no default"
+    given = repr(error["input"])
+    given = given if len(given) <= 60 else given[:57] + "…"
+    return f"{error['msg'][0].lower()}{error['msg'][1:]}, but it is {given}"
+
+
+def _keys(schema: type[Block], place: tuple[str | int, ...]) -> list[str]:
+    for key in place:
+        for name, field in schema.model_fields.items():
+            if key in (name, field.alias):
+                kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
+                blocks = [k for k in kinds if isinstance(k, type) and issubclass(k, Block)]
+                schema = blocks[0] if blocks else schema
+    return [field.alias or name for name, field in schema.model_fields.items()]

@@ -1,0 +1,41 @@
+"""Remove runs and predictions that ``compare`` no longer names: ``python -m pipeline.prune``."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from pipeline import check
+from pipeline.errors import command
+from pipeline.params import Params
+from pipeline.records import runs_of
+
+
+def prune(params: Params) -> list[Path]:
+    """Delete what is left of removed methods, shots and seeds; DVC's cache keeps its copy.
+
+    Returns:
+        What was removed.
+    """
+    runs = runs_of(params.compare)
+    kept = {run.folder for run in runs} | {run.predictions for run in runs}
+    found = [*Path("runs").glob("*/shots-*/seed-*"), *Path("predictions").glob("*.csv")]
+    removed = [path for path in sorted(found) if path not in kept]
+    for path in removed:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for folder in sorted(Path("runs").glob("**/"), reverse=True):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+    return removed
+
+
+def main() -> None:
+    """Prune and say what went."""
+    removed = prune(check.load())
+    for path in removed:
+        print(f"removed {path}")
+    print(f"{len(removed)} leftovers removed")
+
+
+if __name__ == "__main__":
+    command(main)

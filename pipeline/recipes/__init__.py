@@ -1,0 +1,52 @@
+"""Recipes, one file each, found and imported by name when a method uses them."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from typing import Any
+
+from pipeline.params import Source, nearest, parse
+from pipeline.recipes.base import Baseline, Breakdown, Recipe
+
+
+def names() -> list[str]:
+    """Names of all recipes, which are the names of their files."""
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "base")
+
+
+def load(name: str) -> type[Recipe]:
+    """The one recipe class that the file ``name`` defines."""
+    module = importlib.import_module(f"{__name__}.{name}")
+    (found,) = (
+        kind
+        for kind in vars(module).values()
+        if inspect.isclass(kind) and issubclass(kind, Recipe) and kind.__module__ == module.__name__
+    )
+    return found
+
+
+def resolve(method: str, block: Any, source: Source) -> Recipe:
+    """A method's block of params.yaml as its recipe.
+
+    Raises:
+        InputError: naming the file, line and key.
+    """
+    at = ("methods", method)
+    if not isinstance(block, dict) or "recipe" not in block:
+        raise source.error(at, f"needs a recipe; recipes are {', '.join(names())}")
+    if block["recipe"] not in names():
+        problem = (
+            f"there is no recipe '{block['recipe']}'; {nearest(str(block['recipe']), names())}"
+        )
+        raise source.error((*at, "recipe"), problem)
+    return parse(load(block["recipe"]), block, source, at)
+
+
+def of(block: dict[str, Any]) -> Recipe:
+    """A block that was checked already, as its recipe."""
+    return load(block["recipe"]).model_validate(block)
+
+
+__all__ = ["Baseline", "Breakdown", "Recipe", "load", "names", "of", "resolve"]

@@ -1,0 +1,116 @@
+"""What a run leaves behind: its folder, its files and their forms."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+RECORD_VERSION = 1
+
+
+@dataclass(frozen=True, order=True)
+class RunId:
+    """One (method, shots, seed)."""
+
+    method: str
+    shots: int | str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The run's name for people, such as ``breakdown-n10-s0``."""
+        return f"{self.method}-n{self.shots}-s{self.seed}"
+
+    @property
+    def folder(self) -> Path:
+        """Where the run's files lie."""
+        return Path("runs", self.method, f"shots-{self.shots}", f"seed-{self.seed}")
+
+    @property
+    def predictions(self) -> Path:
+        """The run's predictions on the test split."""
+        return Path("predictions", f"{self.name}.csv")
+
+    @property
+    def train_list(self) -> Path:
+        """The run's training images; all methods with the same shots and seed share it."""
+        return Path("prepared/train", f"shots-{self.shots}", f"seed-{self.seed}.csv")
+
+    @property
+    def pair_list(self) -> Path:
+        """The run's training pairs."""
+        return Path("prepared/pairs", f"shots-{self.shots}", f"seed-{self.seed}.csv")
+
+
+def write_atomically(path: Path | str, content: bytes | str) -> None:
+    """Write a whole file or none: beside it first, then in its place."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_json(path: Path | str, content: Mapping[str, Any]) -> None:
+    """Write JSON with sorted keys; NaN and infinity are errors, so that no reader chokes."""
+    text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    write_atomically(path, text + "\n")
+
+
+def read_json(path: Path | str) -> dict[str, Any]:
+    """Read a JSON object."""
+    content: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+    return content
+
+
+def write_table(path: Path | str, rows: Iterable[Sequence[Any]], header: Sequence[str]) -> None:
+    """Write a CSV of plain values; floats in their shortest exact form, None as nothing."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue())
+
+
+def write_history(path: Path | str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write ``history.csv``: ``phase,epoch,images_seen``, then every metric that any row has."""
+    first = ["phase", "epoch", "images_seen"]
+    metrics = sorted({key for row in rows for key in row} - set(first))
+    header = first + metrics
+    write_table(path, ([row.get(key) for key in header] for row in rows), header)
+
+
+def digest(*parts: bytes | str) -> str:
+    """MD5, as DVC uses, over the parts, each with its length, so that none can be shifted."""
+    total = hashlib.md5(usedforsecurity=False)
+    for part in parts:
+        part = part.encode() if isinstance(part, str) else part
+        total.update(len(part).to_bytes(8, "little"))
+        total.update(part)
+    return total.hexdigest()
+
+
+def file_digest(path: Path | str) -> str:
+    """MD5 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def runs_of(compare: Any) -> list[RunId]:
+    """The runs that ``compare`` names, methods outermost."""
+    return [
+        RunId(method, shots, seed)
+        for method in compare.methods
+        for shots in compare.shots
+        for seed in compare.seeds
+    ]

@@ -1,0 +1,135 @@
+"""Numbers and findings in words: how the page and the terminal say them.
+
+Shares are given in percent with one decimal, their differences in points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.evaluation.statistics import Comparison, Contrast, Estimate
+
+NONE = "–"
+FIXED = "\u00a0"  # a space at which no line breaks
+INTERVAL = f"95{FIXED}% interval"
+TITLES = {
+    "test/accuracy": "Accuracy",
+    "test/macro_f1": "Macro-F1",
+    "test/nll": "Log loss",
+    "test/ece": "Calibration error",
+}
+UNITS = {"test/nll": "nats"}
+
+
+def value(metric: str, number: float | None) -> str:
+    """A metric's value without its unit: a share as percent, log loss in nats."""
+    if number is None:
+        return NONE
+    return f"{number:.3f}" if metric in UNITS else f"{100 * number:.1f}"
+
+
+def unit(metric: str) -> str:
+    """The unit of a metric's value."""
+    return UNITS.get(metric, "%")
+
+
+def interval(metric: str, estimate: Estimate) -> str:
+    """``91.0 to 95.8``, cut where the metric itself ends (0, and 100 for shares)."""
+    if estimate.low is None or estimate.high is None:
+        return NONE
+    high = estimate.high if metric in UNITS else min(estimate.high, 1.0)
+    return f"{value(metric, max(estimate.low, 0.0))} to {value(metric, high)}"
+
+
+def difference(metric: str, number: float | None) -> str:
+    """A signed difference without its unit: ``+0.6``, ``−1.2``, ``0.0``."""
+    if number is None:
+        return NONE
+    text = f"{number:+.3f}" if metric in UNITS else f"{100 * number:+.1f}"
+    return text[1:] if float(text) == 0 else text.replace("-", "−")
+
+
+def difference_unit(metric: str) -> str:
+    """The unit of a difference: points between shares."""
+    return UNITS.get(metric, "points")
+
+
+def difference_interval(metric: str, comparison: Comparison) -> str:
+    """``−3.0 to +0.6``."""
+    if comparison.low is None:
+        return NONE
+    return f"{difference(metric, comparison.low)} to {difference(metric, comparison.high)}"
+
+
+def p_value(p: float | None) -> str:
+    """``0.12``, ``0.034``, or ``< 0.001``."""
+    if p is None:
+        return NONE
+    if p < 0.001:
+        return "< 0.001"
+    if p >= 0.995:
+        return "1"
+    return f"{p:.2f}" if p >= 0.095 else f"{p:.3f}"
+
+
+def seeds(n: int) -> str:
+    """``1 seed``, ``3 seeds``."""
+    return f"{n} seed" if n == 1 else f"{n} seeds"
+
+
+def budget(shots: int | str) -> str:
+    """``10 images a class``, or ``all training images``."""
+    if shots == "all":
+        return "all training images"
+    return f"{shots} image a class" if shots == 1 else f"{shots} images a class"
+
+
+def leader(shots: int | str, method: str, estimate: Estimate) -> str:
+    """Which method has the highest mean accuracy, and how well that mean is known."""
+    known = seeds(estimate.n)
+    if estimate.low is not None:
+        known = f"{INTERVAL} {interval('test/accuracy', estimate)}, {known}"
+    return (
+        f"With {budget(shots)}, {method} has the highest mean test accuracy: "
+        f"{value('test/accuracy', estimate.mean)} % ({known})."
+    )
+
+
+def finding(row: Contrast, reference: str) -> str:
+    """One method against the reference: difference, interval and p; the verdict is not in it."""
+    known = [seeds(row.comparison.n)]
+    if row.p_adjusted is not None:
+        p = p_value(row.p_adjusted)
+        known.insert(0, f"p {p if p.startswith('<') else f'= {p}'}".replace(" ", FIXED))
+        known.insert(0, f"{INTERVAL} {difference_interval(row.metric, row.comparison)}")
+    return (
+        f"{row.method} vs {reference}: {difference(row.metric, row.comparison.difference)} "
+        f"{difference_unit(row.metric)} ({', '.join(known)})"
+    )
+
+
+def resolution(rows: Sequence[Contrast]) -> str:
+    """How large a difference must be to be seen: the widest half interval of an open verdict."""
+    halves = [
+        (row.comparison.high - row.comparison.low) / 2
+        for row in rows
+        if row.verdict == "no difference detected"
+        and row.comparison.low is not None
+        and row.comparison.high is not None
+    ]
+    if not halves or max(halves) == 0:
+        return ""
+    row = rows[0]
+    return (
+        f"{seeds(row.comparison.n)}: only differences larger than about "
+        f"{value(row.metric, max(halves))} {difference_unit(row.metric)} could have been seen."
+    )
+
+
+def count(number: float | None, decimals: int = 0) -> str:
+    """A quantity with thin spaces between thousands."""
+    if number is None:
+        return NONE
+    return f"{number:,.{decimals}f}".replace(",", "\u202f")

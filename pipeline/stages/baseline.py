@@ -1,0 +1,28 @@
+"""Stage ``baseline``: a run of a recipe that is no breakdown."""
+
+from __future__ import annotations
+
+from pipeline import recipes
+from pipeline.params import Params
+from pipeline.records import RunId
+from pipeline.stages import common, workspace
+from pipeline.stages.follow import follow, say
+
+
+def baseline(params: Params, run: RunId) -> None:
+    """Train all phases of the run and write its files."""
+    recipe = recipes.of(params.methods[run.method])
+    assert isinstance(recipe, recipes.Baseline)
+    made, inputs = workspace.load_run(params, run, recipe, pairs=False)
+    results = workspace.train(
+        recipe.phases(made), made.device, params.runtime.precision, follow(params, run)
+    )
+    phases = [result.record() for result in results]
+    record = workspace.record(params, run, recipe, made, inputs, phases, results[-1].reason)
+    history = workspace.continue_history([], results)
+    workspace.write_run(run.folder, made.network.state_dict(), record, history, results)
+    say(run, record)
+
+
+if __name__ == "__main__":
+    common.main_run(baseline)

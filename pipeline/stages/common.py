@@ -1,0 +1,95 @@
+"""What every stage does around its work: checked parameters, one-line errors, no orphans."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+import psutil
+
+from pipeline import check
+from pipeline.errors import InputError, command
+from pipeline.params import Params
+from pipeline.records import RunId
+
+SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh"}
+
+
+def main(stage: Callable[[Params], None]) -> None:
+    """Run a stage that takes no arguments as a command."""
+    _run(lambda: stage(check.load()), sys.argv[1:], ())
+
+
+def main_run(stage: Callable[[Params, RunId], None]) -> None:
+    """Run a stage of one (method, shots, seed) as a command: ``METHOD SHOTS SEED``."""
+
+    def work() -> None:
+        method, shots, seed = sys.argv[1:]
+        params = check.load()
+        if method not in params.methods:
+            raise InputError(f"params.yaml: methods: there is no method '{method}'")
+        run = RunId(method, shots if shots == "all" else _whole(shots), _whole(seed))
+        with lock(run.folder):
+            stage(params, run)
+
+    _run(work, sys.argv[1:], ("METHOD", "SHOTS", "SEED"))
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process alone.
+
+    Raises:
+        InputError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(folder / ".lock", timeout=0):
+            yield
+    except filelock.Timeout:
+        raise InputError(
+            f"{folder}: another process is working on this run; wait for it to end"
+        ) from None
+
+
+def _run(work: Callable[[], None], given: list[str], wanted: tuple[str, ...]) -> None:
+    if len(given) != len(wanted):
+        name = Path(sys.argv[0]).stem
+        usage = " ".join((f"python -m pipeline.stages.{name}", *wanted))
+        print(f"usage: {usage}", file=sys.stderr)
+        sys.exit(2)
+    _end_with_parent()
+    command(work)
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"command line: '{text}' must be a whole number") from None
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it dies, as a killed ``dvc`` would leave it.
+
+    A shell between the two is looked through: it would wait for us.
+    """
+    parent = psutil.Process().parent()
+    watched = [parent] if parent else []
+    if parent and parent.name() in SHELLS and (above := parent.parent()):
+        watched.append(above)
+
+    def watch() -> None:
+        while all(process.is_running() for process in watched):
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if watched:
+        threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,30 @@
+"""Stage ``encoder``: the first part of a breakdown, up to the latent."""
+
+from __future__ import annotations
+
+from pipeline import recipes
+from pipeline.params import Params
+from pipeline.records import RunId
+from pipeline.stages import common, workspace
+from pipeline.stages.follow import follow, say
+
+
+def encoder(params: Params, run: RunId) -> None:
+    """Train the encoder on the run's pairs and write it to ``encoder/`` in the run's folder."""
+    recipe = recipes.of(params.methods[run.method])
+    assert isinstance(recipe, recipes.Breakdown)
+    made, inputs = workspace.load_run(params, run, recipe, pairs=True)
+    module = recipe.encoder_module(made)
+    results = workspace.train(
+        recipe.encoder_phases(made), made.device, params.runtime.precision, follow(params, run)
+    )
+    phases = [result.record() for result in results]
+    record = workspace.record(params, run, recipe, made, inputs, phases, results[-1].reason)
+    del record["parameters"]["method"]["head"]  # it has no part in the encoder
+    history = workspace.continue_history([], results)
+    workspace.write_run(run.folder / "encoder", module.state_dict(), record, history, results)
+    say(run, record)
+
+
+if __name__ == "__main__":
+    common.main_run(encoder)

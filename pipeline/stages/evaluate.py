@@ -1,0 +1,104 @@
+"""Stage ``evaluate``: what the compared runs say together, as tables, figures and a page."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pipeline.evaluation.collect import COST_FIELDS, Run, collect
+from pipeline.evaluation.statistics import Contrast, contrasts, estimates
+from pipeline.params import Params
+from pipeline.records import write_atomically, write_json, write_table
+from pipeline.report import figures, page
+from pipeline.report.summary import REPORTS, summary_table
+from pipeline.stages import common
+
+COMPARISON = ("difference", "low", "high", "p_value")
+
+
+def evaluate(params: Params) -> None:
+    """Write ``reports/`` from the runs that ``compare`` names, and print the short table.
+
+    Raises:
+        InputError: a run's file is missing or damaged.
+    """
+    compare = params.compare
+    evidence = collect(compare)
+    values = {run.id: run.values for run in evidence.runs}
+    means = estimates(values, compare)
+    rows = contrasts(values, compare)
+    panels = figures.draw(evidence.runs, compare, means)
+
+    write_table(
+        REPORTS / "results.csv",
+        _results(evidence.runs),
+        ("method", "shots", "seed", "metric", "value"),
+    )
+    write_json(
+        REPORTS / "metrics.json",
+        {
+            method: {
+                shots: {metric: asdict(found) for metric, found in by_metric.items()}
+                for shots, by_metric in by_shots.items()
+            }
+            for method, by_shots in means.items()
+        },
+    )
+    write_table(
+        REPORTS / "comparison.csv",
+        map(_comparison, rows),
+        ("method", "shots", "metric", *COMPARISON, "p_adjusted", "wins", "n", "verdict"),
+    )
+    write_table(
+        REPORTS / "costs.csv",
+        _costs(evidence.runs),
+        ("method", "shots", "seed", "phase", *COST_FIELDS),
+    )
+    _replace_folder(REPORTS / "figures", {f"{panel.name}.svg": panel.svg for panel in panels})
+    write_atomically(REPORTS / "index.html", page.render(params, evidence, means, rows, panels))
+    print(summary_table(REPORTS))
+
+
+def _results(runs: Sequence[Run]) -> Iterator[tuple[Any, ...]]:
+    for run in runs:
+        for metric, value in run.values.items():
+            yield run.id.method, run.id.shots, run.id.seed, metric, value
+
+
+def _comparison(row: Contrast) -> tuple[Any, ...]:
+    found = row.comparison
+    numbers = (getattr(found, field) for field in COMPARISON)
+    return (
+        *(row.method, row.shots, row.metric, *numbers),
+        *(row.p_adjusted, found.wins, found.n, row.verdict),
+    )
+
+
+def _costs(runs: Sequence[Run]) -> Iterator[tuple[Any, ...]]:
+    for run in runs:
+        for cost in run.costs:
+            fields = (getattr(cost, field) for field in COST_FIELDS)
+            yield run.id.method, run.id.shots, run.id.seed, cost.phase, *fields
+
+
+def _replace_folder(folder: Path, files: dict[str, str]) -> None:
+    """Put a folder with just these files in the place of whatever is there."""
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    try:
+        for name, text in files.items():
+            write_atomically(beside / name, text)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(beside, folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    common.main(evaluate)

@@ -1,0 +1,130 @@
+"""Stage ``prepare``: splits, leakage checks, the training images of each run, pair lists."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.data import splits
+from pipeline.data.pairs import PairList, draw_pairs
+from pipeline.errors import InputError
+from pipeline.params import Params
+from pipeline.records import RunId, write_json, write_table
+from pipeline.stages import common
+
+
+def prepare(params: Params) -> None:
+    """Read ``prepared/images.*``; write the lists that training and test stages read."""
+    images = splits.read_images("prepared/images.csv")
+    pixels = np.load("prepared/images.npy", mmap_mode="r")
+    duplicates = splits.find_duplicates(pixels)
+    split = splits.assign(images, params.data.splits, params.data.val_per_class)
+    split = splits.without_duplicates(images, split, duplicates, params.data.exact_duplicates)
+    counts = {name: splits.class_counts(images, split, name) for name in ("train", "val", "test")}
+    splits.check_shots(list(params.compare.shots), counts["train"])
+    _check_pairs(params, counts)
+
+    for name in ("val", "test"):
+        listed = images[split == name]
+        rows = zip(listed["row"], listed["label"], strict=True)
+        write_table(f"prepared/splits/{name}.csv", rows, ("row", "label"))
+    missing = _write_runs(params, images[split == "train"])
+    summary = {
+        "images": len(images),
+        "classes": len(counts["train"]),
+        "splits": {
+            name: {"images": sum(of.values()), "by_class": of} for name, of in counts.items()
+        },
+        "left_out": int((split == "").sum()),
+        "identical_groups": len(duplicates.groups),
+        "labels_shuffled": params.data.shuffle_labels,
+        "pairs": missing,
+    }
+    write_json("prepared/summary.json", summary)
+    shown = ", ".join(f"{sum(of.values())} to {name}" for name, of in counts.items())
+    print(f"prepare: {len(images)} images of {summary['classes']} classes: {shown}")
+
+
+def _write_runs(params: Params, training: pd.DataFrame) -> dict[str, Any]:
+    """Training lists and pair lists of every (shots, seed); what is said of them in the summary."""
+    for folder in ("prepared/train", "prepared/pairs"):
+        shutil.rmtree(folder, ignore_errors=True)  # no list of a removed seed stays behind
+    said: dict[str, Any] = {}
+    val_rows, val_labels = _columns(pd.read_csv("prepared/splits/val.csv"))
+    pairs, missing = draw_pairs(
+        val_rows, val_labels, params.pairs.per_image, params.pairs.positive_fraction,
+        splits.generator("val pairs", params.data.splits.seed),
+    )  # fmt: skip
+    _write_pairs(Path("prepared/pairs/val.csv"), pairs)
+    said["val"] = _pair_counts(pairs, missing)
+    rows, labels = _columns(training)
+    for seed in params.compare.seeds:
+        taught = splits.shuffled_labels(labels, seed) if params.data.shuffle_labels else labels
+        order, of = splits.training_order(rows, taught, seed)
+        for shots in params.compare.shots:
+            run = RunId("", shots, seed)
+            count = len(order) if shots == "all" else int(shots) * len(np.unique(labels))
+            mine, my_labels = order[:count], of[:count]
+            write_table(
+                run.train_list,
+                zip(mine.tolist(), my_labels.tolist(), strict=True),
+                ("row", "label"),
+            )
+            pairs, missing = draw_pairs(
+                mine, my_labels, params.pairs.per_image, params.pairs.positive_fraction,
+                splits.generator("pairs", seed),
+            )  # fmt: skip
+            _write_pairs(run.pair_list, pairs)
+            said[f"shots-{shots}/seed-{seed}"] = _pair_counts(pairs, missing)
+    _say_missing(params, said)
+    return said
+
+
+def _columns(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    return table["row"].to_numpy(np.int64), table["label"].to_numpy(np.int64)
+
+
+def _write_pairs(path: Path, pairs: PairList) -> None:
+    columns = zip(pairs.left.tolist(), pairs.right.tolist(), pairs.same.tolist(), strict=True)
+    write_table(path, columns, ("left", "right", "same"))
+
+
+def _pair_counts(pairs: PairList, missing: dict[str, int]) -> dict[str, int]:
+    same = int(pairs.same.sum())
+    return {"same": same, "different": len(pairs.same) - same, **missing}
+
+
+def _say_missing(params: Params, said: dict[str, Any]) -> None:
+    short = {name: of["same_missing"] for name, of in said.items() if of["same_missing"]}
+    if short and params.compare.breakdowns:
+        name, count = next(iter(short.items()))
+        print(
+            f"prepare: too few images for the same-class pairs asked for: {name} has all there "
+            f"are, {count} fewer than asked, and so have {len(short) - 1} other lists",
+            file=sys.stderr,
+        )
+
+
+def _check_pairs(params: Params, counts: dict[str, dict[str, int]]) -> None:
+    if not params.compare.breakdowns:
+        return
+    for name, count in counts["train"].items():
+        if count < 2:
+            raise InputError(
+                f"data.target: class '{name}' has one training image, and a breakdown needs two "
+                "to make a pair; add images or compare no breakdowns"
+            )
+    if max(counts["val"].values()) < 2:
+        raise InputError(
+            "params.yaml: data.splits.val: no class has two validation images, so that a "
+            "breakdown's pairs cannot be validated; raise it or data.val_per_class"
+        )
+
+
+if __name__ == "__main__":
+    common.main(prepare)

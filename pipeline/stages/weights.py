@@ -1,0 +1,88 @@
+"""Stage ``weights``: the starting weights as a tracked file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.data import splits
+from pipeline.data.batches import load_images
+from pipeline.errors import InputError
+from pipeline.models import weights
+from pipeline.params import Params, SourceTraining
+from pipeline.records import RECORD_VERSION, RunId, write_json
+from pipeline.stages import common, workspace
+from pipeline.stages.follow import follow
+from pipeline.training import runtime
+from pipeline.training.run import Run
+
+SOURCE = Path("prepared/source.npy")
+
+
+def make_weights(params: Params) -> None:
+    """Write ``weights/start.safetensors``, all but the last layer, and ``weights/record.json``."""
+    settings, name = params.weights, params.model.architecture
+    about: dict[str, Any] = {"version": RECORD_VERSION, "from": settings.from_}
+    if settings.from_ == "source":
+        assert settings.source is not None
+        tensors, about["source"] = _train_on_source(params, settings.source)
+    elif settings.from_ == "none":
+        tensors = {}
+    else:
+        if settings.from_ == "imagenet":
+            found, origin = weights.from_imagenet(name), "weights.from: imagenet"
+        else:
+            found, origin = weights.from_file(Path(settings.file)), settings.file
+        network, classifier = workspace.new_network(params, 2, 0)
+        tensors, about["notes"] = weights.fit(found, network, classifier, origin)
+    weights.save(workspace.START, tensors)
+    write_json(workspace.START.with_name("record.json"), about)
+    print(f"weights: {len(tensors)} tensors from {settings.from_} for {name}")
+    for note in about.get("notes", []):
+        print(f"weights: {note}")
+
+
+def _train_on_source(params: Params, settings: SourceTraining) -> tuple[dict[str, Any], Any]:
+    """Train the network end to end by cross-entropy on the source set; all layers but the last.
+
+    A part of each class, ``val``, chooses the epoch.
+    """
+    device = runtime.start(params.runtime)
+    images = splits.read_images("prepared/source.csv")
+    if images.empty:
+        raise InputError(
+            "prepared/source.csv: has no images; weights.from: source needs data.source"
+        )
+    split = splits.cut_validation(images, settings.val, settings.seed)
+    rows = {name: images[split == name] for name in ("train", "val")}
+    loaded = {
+        name: load_images(
+            SOURCE, of["row"].to_numpy(copy=True), of["label"].to_numpy(copy=True), device
+        )
+        for name, of in rows.items()
+    }
+    classes = int(images["label"].max()) + 1
+    network, classifier = workspace.new_network(params, classes, settings.seed)
+    run = Run(
+        network=network.to(device),
+        architecture=params.model.architecture,
+        classifier=classifier,
+        classes=classes,
+        train=loaded["train"],
+        val=loaded["val"],
+        training=params.training,
+        seed=settings.seed,
+        device=device,
+    )
+    groups = run.split_groups(settings.lr, 1.0)
+    phases = iter([run.classification("end_to_end", run.network, groups, settings)])
+    named = RunId("source", "all", settings.seed)
+    (result,) = workspace.train(phases, device, params.runtime.precision, follow(params, named))
+    if result.status == "diverged":
+        raise InputError(f"params.yaml: weights.source: training diverged: {result.reason}")
+    tensors = {key: of for key, of in run.network.state_dict().items() if key not in classifier}
+    return tensors, result.record()
+
+
+if __name__ == "__main__":
+    common.main(make_weights)

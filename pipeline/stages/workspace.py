@@ -1,0 +1,177 @@
+"""From prepared files to a run on its device, and from a trained run to its files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.data.batches import load_images, read_list, read_pairs
+from pipeline.errors import InputError
+from pipeline.models import architectures, weights
+from pipeline.params import Params
+from pipeline.records import (
+    RECORD_VERSION,
+    RunId,
+    digest,
+    file_digest,
+    write_history,
+    write_json,
+)
+from pipeline.training import runtime
+from pipeline.training.loop import Log, Result, fit
+from pipeline.training.phase import Phase
+from pipeline.training.run import Run
+
+if TYPE_CHECKING:  # what it trains is not this file's business
+    from pipeline.recipes import Recipe
+
+IMAGES = Path("prepared/images.npy")
+START = Path("weights/start.safetensors")
+VAL_LIST = Path("prepared/splits/val.csv")
+VAL_PAIRS = Path("prepared/pairs/val.csv")
+Follow = Callable[[Phase], AbstractContextManager[Log]]
+
+
+def load_run(params: Params, run: RunId, recipe: Recipe, pairs: bool) -> tuple[Run, dict[str, str]]:
+    """Build a run's network with its starting weights and bring its data to the device.
+
+    Returns:
+        the run and the MD5 of each of its inputs by role: ``images`` (the pixels it uses),
+        ``train``, ``val``, ``start``, ``pairs``.
+    """
+    device = runtime.start(params.runtime)
+    rows, labels = read_list(run.train_list)
+    val_rows, val_labels = read_list(VAL_LIST)
+    classes = int(labels.max()) + 1
+    name = params.model.architecture
+    network, classifier = new_network(params, classes, run.seed)
+    inputs = {
+        "train": file_digest(run.train_list),
+        "val": file_digest(VAL_LIST),
+        "images": _pixel_digest(rows, val_rows),
+    }
+    if recipe.uses_start:
+        weights.load_start(network, START, classifier)
+        inputs["start"] = file_digest(START)
+    made = Run(
+        network=network.to(device),
+        architecture=name,
+        classifier=classifier,
+        classes=classes,
+        train=load_images(IMAGES, rows, labels, device),
+        val=load_images(IMAGES, val_rows, val_labels, device),
+        training=params.training,
+        seed=run.seed,
+        device=device,
+    )
+    if pairs:
+        made.pairs = read_pairs(run.pair_list, rows)
+        made.val_pairs = read_pairs(VAL_PAIRS, val_rows)
+        inputs |= {"pairs": file_digest(run.pair_list), "val_pairs": file_digest(VAL_PAIRS)}
+    return made, inputs
+
+
+def new_network(params: Params, classes: int, seed: int) -> tuple[nn.Module, set[str]]:
+    """The seed's random network, and the keys of its last layer."""
+    name, data = params.model.architecture, params.data
+    network = architectures.build(
+        name, classes, data.channels, data.image_size, params.model.dropout,
+        runtime.stream_seed(seed, "initialisation"),
+    )  # fmt: skip
+    return network, architectures.classifier_keys(name, data.channels, data.image_size)
+
+
+def train(
+    phases: Iterator[Phase], device: torch.device, precision: str, follow: Follow
+) -> list[Result]:
+    """Train phases one after the other; one that diverges is the last."""
+    results = []
+    for phase in phases:
+        with follow(phase) as log:
+            try:
+                results.append(fit(phase, device, precision, log))
+            except torch.cuda.OutOfMemoryError:
+                size = phase.settings.batch_size or "training.batch_size"
+                raise InputError(
+                    f"{phase.name}: out of memory on {runtime.device_name(device)} with batches "
+                    f"of {size}; lower batch_size or data.image_size, or use bf16"
+                ) from None
+        if results[-1].status == "diverged":
+            break
+    return results
+
+
+def record(
+    params: Params,
+    run: RunId,
+    recipe: Recipe,
+    made: Run,
+    inputs: dict[str, str],
+    phases: Sequence[dict[str, Any]],
+    reason: str,
+) -> dict[str, Any]:
+    """``record.json``: what was asked and what became of it; nothing that differs by the hour."""
+    accuracy = phases[-1].get("val/accuracy") if not reason else None
+    metrics = {"cost/images_seen": sum(phase["images_seen"] for phase in phases)}
+    if accuracy is not None:
+        metrics["best/val_accuracy"] = accuracy
+    return {
+        "version": RECORD_VERSION,
+        "method": run.method,
+        "recipe": recipe.recipe,
+        "shots": run.shots,
+        "seed": run.seed,
+        "status": "diverged" if reason else "finished",
+        "reason": reason,
+        "classes": made.classes,
+        "parameters": {
+            "method": recipe.model_dump(),
+            "model": params.model.model_dump(),
+            "training": params.training.model_dump(),
+            "data": {"image_size": params.data.image_size, "channels": params.data.channels},
+            "runtime": params.runtime.model_dump(),
+        },
+        "phases": list(phases),
+        "metrics": metrics,
+        "inputs": inputs,
+        "versions": runtime.versions(),
+        "device": runtime.device_name(made.device),
+        "threads": params.runtime.threads,
+    }
+
+
+def write_run(
+    folder: Path,
+    tensors: dict[str, Tensor],
+    record: dict[str, Any],
+    history: Sequence[dict[str, Any]],
+    results: Sequence[Result],
+) -> None:
+    """Write a run's four files into its folder."""
+    weights.save(folder / "model.safetensors", tensors)
+    write_json(folder / "record.json", record)
+    write_history(folder / "history.csv", history)
+    write_json(folder / "timing.json", {"phases": [result.timing() for result in results]})
+
+
+def continue_history(
+    earlier: Sequence[dict[str, Any]], results: Sequence[Result]
+) -> list[dict[str, Any]]:
+    """History rows of all phases, with ``images_seen`` counted from the run's start."""
+    rows = list(earlier)
+    seen = int(rows[-1]["images_seen"]) if rows else 0
+    for result in results:
+        rows += [{**row, "images_seen": seen + row["images_seen"]} for row in result.history]
+        seen += result.images_seen
+    return rows
+
+
+def _pixel_digest(*rows: np.ndarray) -> str:
+    pixels = np.load(IMAGES, mmap_mode="r")
+    return digest(str(pixels.shape[1:]), *(pixels[part].tobytes() for part in rows))

@@ -1,0 +1,303 @@
+"""Where MLflow's store is, and opening it without noise, races or long waits.
+
+MLflow takes a second or more to import, so it is imported where it is used.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import platform
+import re
+import sqlite3
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+import filelock
+import psutil
+
+from pipeline.errors import InputError
+from pipeline.records import digest
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+RESULTS = "siamese-breakdown"
+PHASES = "siamese-breakdown-phases"
+KIND = "mlflow.experimentKind"
+NOTES = {
+    RESULTS: (
+        "One finished run per method, shots, seed and configuration, mirrored from the files that "
+        "DVC tracks; `dvc repro` brings back whatever is missing here.\n\n"
+        "- `train/loss`, `val/loss`, `val/accuracy`: cross-entropy phases, against images seen\n"
+        "- `encoder/…`: the pairwise phase of a breakdown, whose loss is another quantity\n"
+        "- `best/val_accuracy`: at the chosen epoch; `test/…`: on the test split\n"
+        "- `cost/…`: images seen, seconds and peak memory of training\n\n"
+        "Compare methods by grouping runs by the tags `method` and `shots`."
+    ),
+    PHASES: (
+        "Phases followed while they train: one run per phase, best effort. "
+        f"The results to compare are in the experiment `{RESULTS}`."
+    ),
+}
+# Given only where the user has not set them. MLflow's own retries block for four minutes when a
+# server goes away, and its telemetry calls out to a server that nobody here asked for.
+SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+LOCK_SECONDS = 60
+SAME_START_SECONDS = 5
+LONGEST_PARAM = 6000
+LONGEST_REASON = 300
+LARGEST_BATCH = 1000
+MOST_PARAMS = 100
+_USERINFO = re.compile(r"://[^/\s]*@")
+
+
+class TrackingError(Exception):
+    """MLflow cannot be used now; one line says why. It never stops the pipeline."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """A tracking store.
+
+    Attributes:
+        uri: as MLflow takes it.
+        artifacts: URI of the folder for artifacts; None leaves it to the server.
+        embedded: the SQLite file of the project, not a store of the user's.
+        root: the project's folder, where locks lie.
+    """
+
+    uri: str
+    artifacts: str | None
+    embedded: bool
+    root: Path
+
+    @property
+    def database(self) -> Path | None:
+        """The SQLite file, if the store is one."""
+        if not self.uri.startswith("sqlite:///"):
+            return None
+        path = unquote(self.uri.removeprefix("sqlite:///").partition("?")[0])
+        return Path(path) if path and path != ":memory:" else None
+
+
+def project_root() -> Path:
+    """The project's folder: ``DVC_ROOT``, else the nearest one at or above here with a dvc.yaml.
+
+    In a DVC experiment's temporary copy ``DVC_ROOT`` still names the real project.
+
+    Raises:
+        InputError: there is none.
+    """
+    if root := os.environ.get("DVC_ROOT"):
+        return Path(root).resolve()
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "dvc.yaml").is_file():
+            return folder.resolve()
+    raise InputError(f"{here}: no dvc.yaml here or above; run in the project's folder")
+
+
+def store(root: Path) -> Store:
+    """The store of ``MLFLOW_TRACKING_URI``, else ``mlflow.db`` and ``mlruns`` in ``root``."""
+    root = root.resolve()
+    if uri := os.environ.get("MLFLOW_TRACKING_URI"):
+        return Store(uri, None, False, root)
+    # encode only what would be misread: SQLAlchemy decodes a path from 2.1 on, MLflow never
+    path = re.sub(r"%(?=[0-9A-Fa-f]{2})", "%25", (root / "mlflow.db").as_posix())
+    path = path.replace("?", "%3F")
+    return Store(f"sqlite:///{path}", (root / "mlruns").as_uri(), True, root)
+
+
+def shown(uri: str) -> str:
+    """A URI fit for printing: without credentials and query."""
+    return _USERINFO.sub("://", uri).partition("?")[0]
+
+
+def reason(error: BaseException, uri: str = "") -> str:
+    """Why tracking failed, as one line without credentials."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    if isinstance(error, (LookupError, TypeError, AttributeError)):
+        text = f"{type(error).__name__}: {text}"  # these name a key or value and nothing else
+    text = _USERINFO.sub("://", text.replace(uri, shown(uri)) if uri else text)
+    return text if len(text) <= LONGEST_REASON else text[: LONGEST_REASON - 1] + "…"
+
+
+def open_client(place: Store) -> MlflowClient:
+    """Open the store, creating the embedded one where there is none.
+
+    Raises:
+        TrackingError: its SQLite file cannot be used, or is locked for too long.
+    """
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # announces each retry
+    from mlflow.tracking import MlflowClient
+
+    with _creation_lock(place):
+        if place.database:
+            _try_database(place.database)
+        return MlflowClient(tracking_uri=place.uri)
+
+
+def _creation_lock(place: Store) -> AbstractContextManager[Any]:
+    # of two processes that create the tables at once, one dies
+    if not place.database:
+        return nullcontext()
+    try:
+        return filelock.FileLock(place.root / ".mlflow.lock").acquire(timeout=LOCK_SECONDS)
+    except filelock.Timeout:
+        raise TrackingError(f"{shown(place.uri)}: locked for {LOCK_SECONDS} s") from None
+
+
+def _try_database(path: Path) -> None:
+    # MLflow tries a file that it cannot open for 103 s, with a traceback each time
+    if not path.parent.is_dir():
+        return  # MLflow makes it
+    try:
+        with closing(sqlite3.connect(path, isolation_level=None)) as database:
+            database.execute("BEGIN IMMEDIATE")
+            database.execute("ROLLBACK")
+    except sqlite3.Error as error:
+        raise TrackingError(f"{path}: {error}") from None
+
+
+def experiment(client: MlflowClient, name: str, place: Store) -> str:
+    """The id of an experiment of ours, made or restored where need be.
+
+    Raises:
+        TrackingError: it keeps its artifacts outside this project, which was moved or copied.
+    """
+    location = f"{place.artifacts}/{name}" if place.artifacts else None
+    found = client.get_experiment_by_name(name) or _create(client, name, location)
+    if location and found.artifact_location != location:
+        raise TrackingError(
+            f"{place.database} was made elsewhere (its artifacts are at "
+            f"{found.artifact_location}); delete it and publish again: every run comes back"
+        )
+    number = str(found.experiment_id)
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(number)
+    for key, value in _experiment_tags(name).items():
+        # a note that the user has edited stays
+        if found.tags.get(key) != value and (key == KIND or key not in found.tags):
+            client.set_experiment_tag(number, key, value)
+    return number
+
+
+def _experiment_tags(name: str) -> dict[str, str]:
+    # without this kind the UI opens in its mode for language models
+    return {KIND: "custom_model_development", "mlflow.note.content": NOTES[name]}
+
+
+def _create(client: MlflowClient, name: str, location: str | None) -> Any:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_experiment(name, location, _experiment_tags(name))
+    except MlflowException:
+        # somebody else may have made it since we looked
+        if found := client.get_experiment_by_name(name):
+            return found
+        raise
+    return client.get_experiment_by_name(name)
+
+
+def metric_name(phase: str, name: str) -> str:
+    """The name of a phase's metric in MLflow.
+
+    ``train/loss``, ``val/loss`` and ``val/accuracy`` are those of cross-entropy phases for every
+    method. The pairwise loss of an encoder phase is another quantity: ``encoder/train/loss``.
+    """
+    return f"encoder/{name}" if phase.startswith("encoder") else name
+
+
+def safe_key(key: str) -> str:
+    """A key with only the characters that MLflow allows."""
+    return re.sub(r"[^/\w.\- :]", "_", key)[:250]
+
+
+def flat(parameters: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested parameters as MLflow takes them: dotted keys; strings stay, all else is JSON."""
+    found: dict[str, str] = {}
+    for key, value in parameters.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            found |= flat(value, f"{name}.")
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            found[safe_key(name)] = text[:LONGEST_PARAM]
+    return found
+
+
+def send_params(client: MlflowClient, run_id: str, params: Mapping[str, str]) -> None:
+    """Log parameters, as many a call as MLflow takes."""
+    from mlflow.entities import Param
+
+    items = [Param(safe_key(key), value) for key, value in params.items()]
+    for start in range(0, len(items), MOST_PARAMS):
+        client.log_batch(run_id, params=items[start : start + MOST_PARAMS])
+
+
+def send_points(
+    client: MlflowClient, run_id: str, points: list[tuple[str, float, int, int]]
+) -> None:
+    """Log (name, value, milliseconds, step), as many a call as MLflow takes.
+
+    Values that are not finite are left out: no chart can show them.
+    """
+    from mlflow.entities import Metric
+
+    items = [
+        Metric(safe_key(name), float(value), when, step)
+        for name, value, when, step in points
+        if math.isfinite(value)
+    ]
+    for start in range(0, len(items), LARGEST_BATCH):
+        client.log_batch(run_id, metrics=items[start : start + LARGEST_BATCH])
+
+
+def process_tags() -> dict[str, str]:
+    """Tags that tell later whether the process that made a run still lives."""
+    started = psutil.Process().create_time()
+    return {
+        "process.host": _host(),
+        "process.pid": str(os.getpid()),
+        "process.started": f"{started:.2f}",
+    }
+
+
+def is_local(tags: Mapping[str, str]) -> bool:
+    """Whether a run was made on this machine."""
+    return tags.get("process.host") == _host()
+
+
+def is_alive(tags: Mapping[str, str]) -> bool:
+    """Whether the local process that made a run still lives; a later one of its number does not."""
+    try:
+        process = psutil.Process(int(tags["process.pid"]))
+        apart = abs(process.create_time() - float(tags["process.started"]))
+        return apart < SAME_START_SECONDS and process.status() != psutil.STATUS_ZOMBIE
+    except (psutil.Error, KeyError, ValueError):
+        return False
+
+
+def _host() -> str:
+    # hashed: the name of a machine is nobody else's business
+    machine = Path("/etc/machine-id")
+    return digest(platform.node(), machine.read_text() if machine.is_file() else "")[:12]

@@ -1,0 +1,1 @@
+"""Phases and the loop that trains them."""

@@ -1,0 +1,58 @@
+"""A phase: one optimisation inside a run, as data and functions that the loop can call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.params import Optimization
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What the loop needs to know of an optimisation, and nothing of the method behind it.
+
+    Attributes:
+        name: ``encoder``, ``head`` or ``end_to_end``, as in ``history.csv``.
+        module: what is trained; its state is what the phase chooses by ``rule`` and leaves.
+        groups: parameters and their learning rates, as ``torch.optim`` takes them.
+        settings: how long, with which optimizer and schedule, when to stop.
+        steps: batches an epoch at most.
+        images: training images an epoch.
+        batches: the batches of one epoch, called anew for each.
+        loss: a batch to its losses, one an item (B,) or (P,).
+        validate: validation metrics, ``val/loss`` among them, as tensors on the device.
+        rule: ``val_loss`` or ``val_accuracy``: by what the epoch is chosen.
+        training_mode: puts ``module`` into the mode it trains in.
+    """
+
+    name: str
+    module: nn.Module
+    groups: list[dict[str, Any]]
+    settings: Optimization
+    steps: int
+    images: int
+    batches: Callable[[], Iterable[Any]]
+    loss: Callable[[Any], Tensor]
+    validate: Callable[[], dict[str, Tensor]]
+    rule: str
+    training_mode: Callable[[], object]
+
+
+@torch.no_grad()
+def evaluate(
+    network: Callable[[Tensor], Tensor],
+    loss: Callable[[Tensor, Tensor], Tensor],
+    inputs: Iterator[Tensor],
+    labels: Tensor,
+) -> dict[str, Tensor]:
+    """Mean loss and accuracy of logits over all ``inputs``, whose labels are ``labels`` (N,)."""
+    logits = torch.cat([network(batch).float() for batch in inputs])
+    return {
+        "val/loss": loss(logits, labels).mean(),
+        "val/accuracy": (logits.argmax(dim=1) == labels).float().mean(),
+    }

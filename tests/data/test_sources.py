@@ -1,0 +1,375 @@
+import os
+import pickle
+import random
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from pipeline.data import sources
+from pipeline.data.sources import Item, class_names, find_images
+from pipeline.errors import InputError
+
+
+def lay(root: Path, *paths: str) -> Path:
+    """Write files whose content is their own path; a path that ends in '/' is an empty folder."""
+    for path in paths:
+        place = root / path
+        if path.endswith("/"):
+            place.mkdir(parents=True, exist_ok=True)
+        else:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(path)
+    return root
+
+
+def pack(file: Path, *paths: str, **texts: str) -> Path:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in paths:
+            archive.writestr(path, "" if path.endswith("/") else path)
+        for name, text in texts.items():
+            archive.writestr(f"{name}.txt", text)
+    return file
+
+
+def found(target: Path, layout: str = "folders") -> list[tuple[str, str, str]]:
+    return [(item.image, item.class_name, item.split) for item in find_images(target, layout)]
+
+
+def refused(target: Path, layout: str = "folders") -> str:
+    with pytest.raises(InputError) as error:
+        find_images(target, layout)
+    message = str(error.value)
+    assert "\n" not in message
+    assert message.startswith(str(target))
+    return message.removeprefix(str(target))
+
+
+PLAIN = ("cat/2.jpg", "cat/1.PNG", "dog/old/a.gif", "dog/b.webp")
+SPLIT = tuple(
+    f"{split}/{name}/{index}.jpg"
+    for split in ("train", "val", "test")
+    for name in ("cat", "dog")
+    for index in range(2)
+)
+
+
+@pytest.fixture(params=["folder", "zip"])
+def put(request, tmp_path):
+    """Lay files in a folder or pack them in a zip."""
+    if request.param == "folder":
+        return lambda *paths: lay(tmp_path / "set", *paths)
+    return lambda *paths: pack(tmp_path / "set.zip", *paths)
+
+
+class TestFolders:
+    def test_classes_with_nested_folders(self, put):
+        assert found(put(*PLAIN)) == [
+            ("cat/1.PNG", "cat", ""),
+            ("cat/2.jpg", "cat", ""),
+            ("dog/b.webp", "dog", ""),
+            ("dog/old/a.gif", "dog", ""),
+        ]
+
+    def test_splits(self, put):
+        expected = sorted((p, p.split("/")[1], p.split("/")[0]) for p in SPLIT)
+        assert sorted(found(put(*SPLIT))) == expected
+
+    @pytest.mark.parametrize("names", [("Train", "Test"), ("TRAIN", "validation", "test")])
+    def test_names_of_splits(self, put, names):
+        items = found(put(*(f"{n}/{c}/{i}.jpg" for n in names for c in "ab" for i in "12")))
+        expected = {name: "val" if name == "validation" else name.lower() for name in names}
+        assert {image.split("/")[0]: split for image, _, split in items} == expected
+        assert {name for _, name, _ in items} == {"a", "b"}
+
+    def test_a_train_part_alone_leaves_the_splits_to_be_drawn(self, put):
+        items = found(put(*(path for path in SPLIT if path.startswith("train"))))
+        assert {(name, split) for _, name, split in items} == {("cat", ""), ("dog", "")}
+
+    def test_a_wrapper_around_splits_is_looked_through(self, put):
+        items = found(put(*(f"cats_dogs/{path}" for path in SPLIT), "README"))
+        assert {image.split("/")[0] for image, _, _ in items} == {"cats_dogs"}
+        assert {split for _, _, split in items} == {"train", "val", "test"}
+
+    def test_a_wrapper_around_classes_is_looked_through_in_a_zip(self, tmp_path):
+        items = found(pack(tmp_path / "a.ZIP", *(f"pets/{path}" for path in PLAIN)))
+        assert {name for _, name, _ in items} == {"cat", "dog"}
+
+    def test_a_class_may_be_called_train(self, put):
+        items = found(put("train/1.jpg", "train/2.jpg", "bus/1.jpg", "bus/2.jpg"))
+        assert {(name, split) for _, name, split in items} == {("train", ""), ("bus", "")}
+
+    def test_what_systems_and_people_leave_there_is_no_image(self, put):
+        target = put(
+            *PLAIN,
+            "cat/notes.txt",
+            "cat/Thumbs.db",
+            "cat/.hidden.jpg",
+            "cat/._1.jpg",
+            ".git/x.jpg",
+            "__MACOSX/cat/._1.jpg",
+            "labels.odd",
+            "README",
+        )
+        assert len(found(target)) == len(PLAIN)
+
+    def test_order_does_not_depend_on_the_file_system(self, tmp_path):
+        paths = [f"{label}/{index}.jpg" for label in range(12) for index in range(3)]
+        shuffled = random.Random(0).sample(paths, len(paths))
+        one, two = lay(tmp_path / "one", *paths), lay(tmp_path / "two", *shuffled)
+        three = pack(tmp_path / "three.zip", *shuffled)
+        assert found(one) == found(two) == found(three)
+        assert [image for image, _, _ in found(one)] == paths
+
+    def test_links_are_followed(self, tmp_path):
+        lay(tmp_path, "pool/1.jpg", "pool/2.jpg", "set/dog/1.jpg", "set/dog/2.jpg")
+        (tmp_path / "set/cat").symlink_to(tmp_path / "pool")
+        assert [image for image, _, _ in found(tmp_path / "set")][:2] == ["cat/1.jpg", "cat/2.jpg"]
+
+    def test_odd_names_become_one_line_of_valid_text(self, tmp_path):
+        lay(tmp_path, *PLAIN, "cat/new\nline.jpg", "cat/größe 猫.jpg")
+        (tmp_path / os.fsdecode(b"cat/\xff.jpg")).write_text("bytes")
+        items = {item.image: item for item in find_images(tmp_path, "folders")}
+        assert {"cat/new\\nline.jpg", "cat/größe 猫.jpg", "cat/\\udcff.jpg"} < set(items)
+        assert items["cat/\\udcff.jpg"].read() == b"bytes"
+        "".join(items).encode()
+
+
+class TestReading:
+    def test_bytes_from_folder_and_zip(self, put):
+        for item in find_images(put(*PLAIN), "folders"):
+            assert item.read().decode() == item.image
+
+    def test_items_travel_between_processes(self, put):
+        items = find_images(put(*PLAIN), "folders")
+        again = pickle.loads(pickle.dumps(items))  # noqa: S301
+        assert again == items
+        assert again[0].read() == items[0].read()
+
+    def test_many_threads_read_one_zip(self, tmp_path):
+        paths = [f"{'ab'[index % 2]}/{index}.jpg" for index in range(400)]
+        items = find_images(pack(tmp_path / "set.zip", *paths), "folders") * 5
+        with ThreadPoolExecutor(16) as pool:
+            read = list(pool.map(Item.read, items))
+        assert [content.decode() for content in read] == [item.image for item in items]
+
+    def test_a_forked_process_has_its_own_handle(self, tmp_path, monkeypatch):
+        target = pack(tmp_path / "set.zip", *PLAIN)
+        mine = sources._archive(target)
+        assert sources._archive(target) is mine
+        monkeypatch.setattr(os, "getpid", lambda: 0)  # as after a fork, memory and all
+        assert sources._archive(target) is not mine
+
+    def test_a_changed_zip_is_opened_again(self, tmp_path):
+        item = find_images(pack(tmp_path / "set.zip", *PLAIN), "folders")[0]
+        assert item.read() == b"cat/1.PNG"
+        pack(tmp_path / "set.zip", "cat/0.jpg", *PLAIN)
+        assert item.read() == b"cat/1.PNG"
+
+    def test_names_in_a_zip_with_backslashes_and_dots(self, tmp_path):
+        target = pack(tmp_path / "set.zip", "./a/1.jpg", "a\\2.jpg", "b/1.jpg", "b\\c\\2.jpg")
+        items = find_images(target, "folders")
+        assert [item.image for item in items] == ["a/1.jpg", "a/2.jpg", "b/1.jpg", "b/c/2.jpg"]
+        contents = [item.read().decode() for item in items]
+        assert contents == ["./a/1.jpg", "a\\2.jpg", "b/1.jpg", "b\\c\\2.jpg"]
+
+
+class TestClassNames:
+    @pytest.mark.parametrize(
+        ("names", "expected"),
+        [
+            (["10", "9", "0"], ["0", "9", "10"]),
+            (["n10", "n9", "N1"], ["N1", "n9", "n10"]),
+            (["dog", "Cat", "ant"], ["ant", "Cat", "dog"]),
+            (["01", "1", "2"], ["01", "1", "2"]),
+            (["a-1", "a10", "a2", "a"], ["a", "a2", "a10", "a-1"]),
+            (["-1", "1", "x", "2b"], ["1", "2b", "-1", "x"]),
+            (["²", "1", "٣"], ["1", "²", "٣"]),
+        ],
+    )
+    def test_order(self, names, expected):
+        items = [Item(f"{name}/1.jpg", Path("x"), name) for name in names]
+        assert class_names(items) == expected
+        assert class_names(items[::-1] * 2) == expected
+
+
+LISTED = ("p/1.jpg", "p/2.jpg", "p/3 with spaces.jpg", "q/4", "q/5.jpg", "q/6.jpg")
+TRAIN = "p/1.jpg 0\np/2.jpg 0\np/3 with spaces.jpg\t1\nq/4  1\n"
+TEST = "q/5.jpg 1\nq/6.jpg 0\n"
+
+
+class TestLists:
+    @pytest.fixture(params=["folder", "zip", "wrapped"])
+    def put(self, request, tmp_path):
+        def write(**texts: str) -> Path:
+            if request.param == "zip":
+                return pack(tmp_path / "set.zip", *LISTED, **texts)
+            below = "around/" if request.param == "wrapped" else ""
+            if below:
+                return pack(
+                    tmp_path / "set.zip",
+                    *(below + path for path in LISTED),
+                    **{below + name: text for name, text in texts.items()},
+                )
+            root = lay(tmp_path / "set", *LISTED)
+            for name, text in texts.items():
+                (root / f"{name}.txt").write_bytes(text.encode())
+            return root
+
+        return write
+
+    def test_splits_and_paths(self, put):
+        items = find_images(put(train=TRAIN, test=TEST), "lists")
+        wrapper = "around/" if items[0].image.startswith("around") else ""
+        assert [
+            (item.image.removeprefix(wrapper), item.class_name, item.split) for item in items
+        ] == [
+            ("p/1.jpg", "0", "train"),
+            ("p/2.jpg", "0", "train"),
+            ("q/6.jpg", "0", "test"),
+            ("p/3 with spaces.jpg", "1", "train"),
+            ("q/4", "1", "train"),
+            ("q/5.jpg", "1", "test"),
+        ]
+        assert [item.read().decode() for item in items] == [item.image for item in items]
+
+    def test_train_alone_leaves_the_splits_to_be_drawn(self, put):
+        items = find_images(put(train=TRAIN), "lists")
+        assert {item.split for item in items} == {""}
+        assert len(items) == 4
+
+    def test_signs_of_other_systems(self, put):
+        text = "\ufeff" + TRAIN.replace("\n", "  \r\n") + "\r\n \r\n"
+        assert len(find_images(put(train=text), "lists")) == 4
+
+    def test_names_as_labels(self, put):
+        items = find_images(put(train=TRAIN.replace("0\n", "Katze\n")), "lists")
+        assert class_names(items) == ["1", "Katze"]
+
+    def test_absolute_paths_and_paths_above(self, tmp_path):
+        lay(tmp_path, *LISTED, "set/")
+        lines = [f"{tmp_path}/p/1.jpg a", f"{tmp_path}/p/2.jpg a", "../q/4 b", "./../q/5.jpg b"]
+        (tmp_path / "set/train.txt").write_text("\n".join(lines))
+        items = find_images(tmp_path / "set", "lists")
+        assert [item.image for item in items] == [
+            f"{tmp_path}/p/1.jpg",
+            f"{tmp_path}/p/2.jpg",
+            "../q/4",
+            "../q/5.jpg",
+        ]
+        assert [item.read().decode() for item in items] == ["p/1.jpg", "p/2.jpg", "q/4", "q/5.jpg"]
+
+    @pytest.mark.parametrize(
+        ("line", "problem"),
+        [
+            ("p/1.jpg", "has no label"),
+            ("p/3 with spaces.jpg", "has no label"),
+            ("p/9.jpg 1", "there is no file 'p/9.jpg'"),
+            ("p 1", "there is no file 'p'"),
+            ("p/2.jpg 1", "names 'p/2.jpg' again, as line 2 does"),
+        ],
+    )
+    def test_wrong_lines_are_named(self, tmp_path, line, problem):
+        lay(tmp_path, *LISTED)
+        (tmp_path / "train.txt").write_text(TRAIN + "\n" + line + "\n")
+        assert refused(tmp_path, "lists").startswith(f"/train.txt:6: {problem}")
+
+    @pytest.mark.parametrize("path", ["/p/1.jpg", "../p/1.jpg", "x/../../p/1.jpg"])
+    def test_a_list_in_a_zip_stays_in_it(self, tmp_path, path):
+        lay(tmp_path, *LISTED)
+        target = pack(tmp_path / "set.zip", *LISTED, train=TRAIN + f"{path} 1\n")
+        assert refused(target, "lists").startswith(f"/train.txt:5: there is no file '{path}'")
+
+    def test_text_in_another_encoding(self, tmp_path):
+        (lay(tmp_path, *LISTED) / "train.txt").write_bytes(b"p/1.jpg gr\xfcn\n")
+        assert "/train.txt: is not UTF-8 text" in refused(tmp_path, "lists")
+
+    def test_without_train_list(self, tmp_path):
+        lay(tmp_path, *LISTED)
+        assert "has no train.txt" in refused(tmp_path, "lists")
+        (tmp_path / "test.txt").write_text(TEST)
+        assert "has test.txt, but no train" in refused(tmp_path, "lists")
+
+    def test_a_list_of_nothing(self, tmp_path):
+        (tmp_path / "train.txt").write_text("\n")
+        assert "holds no images" in refused(tmp_path, "lists")
+
+
+class TestBadSets:
+    def test_missing(self, tmp_path):
+        assert "dvc pull data.dvc" in refused(tmp_path / "nothing")
+        assert "dvc pull data.dvc" in refused(tmp_path / "nothing.zip")
+
+    def test_neither_folder_nor_zip(self, tmp_path):
+        assert "must be a folder or a .zip" in refused(lay(tmp_path, "set.tar") / "set.tar")
+
+    def test_empty(self, put):
+        assert "holds no images" in refused(put("cat/", "dog/"))
+
+    def test_a_zip_that_is_none(self, tmp_path):
+        assert "cannot be read as a zip" in refused(lay(tmp_path, "set.zip") / "set.zip")
+
+    @pytest.mark.parametrize(
+        ("paths", "problem"),
+        [
+            ([*PLAIN, "emu/"], "/emu: holds no image"),
+            ([*PLAIN, "emu/notes.txt"], "/emu: holds no image"),
+            ([*SPLIT, "train/emu/"], "/train/emu: holds no image"),
+            ([p for p in SPLIT if p[:3] != "val"] + ["val/"], "/val: holds no image"),
+            ([*PLAIN, "3.jpg"], "/3.jpg: lies in no class folder"),
+            ([*SPLIT, "train/3.jpg"], "/train/3.jpg: lies in no class folder"),
+            (["cat/1.jpg", "cat/2.jpg"], ": has the one class 'cat'"),
+            ([*PLAIN, "emu/1.jpg"], ": class 'emu' has a single image;"),
+            ([*SPLIT, "train/emu/1.jpg"], ": class 'emu' has a single training image"),
+            ([*SPLIT, "test/emu/1.jpg"], ": class 'emu' of test (test/emu/1.jpg) is not in train"),
+            ([*PLAIN, "cat/3.heic"], "/cat/3.heic: is no kind of image that is read here"),
+            ([*SPLIT, "emu/1.jpg"], "/test: looks like a split, but stands beside 'emu'"),
+            ([*SPLIT, "Train/cat/3.jpg"], ": Train and train are the same split"),
+            ([*SPLIT, "valid/cat/3.jpg"], ": val and valid are the same split"),
+            ([p for p in SPLIT if p[:4] != "test"], ": has train and val, but no test"),
+            ([p for p in SPLIT if p[:5] != "train"], ": has test and val, but no train"),
+        ],
+    )
+    def test_layouts(self, put, paths, problem):
+        assert refused(put(*paths)).startswith(problem)
+
+    @pytest.mark.parametrize("name", ["../cat/1.jpg", "/cat/1.jpg", "c:\\cat\\1.jpg", "a/../../b"])
+    def test_a_zip_that_points_outside_itself(self, tmp_path, name):
+        assert "points outside the zip" in refused(pack(tmp_path / "set.zip", *PLAIN, name))
+
+    def test_an_encrypted_zip(self, tmp_path):
+        target = pack(tmp_path / "set.zip", *PLAIN)
+        content = bytearray(target.read_bytes())
+        content[content.index(b"PK\x01\x02") + 8] |= 1  # the flag in the central directory
+        target.write_bytes(content)
+        assert "is encrypted" in refused(target)
+
+    @pytest.mark.parametrize("link", ["loop", "cat/loop", "cat/deep/loop"])
+    @pytest.mark.parametrize("up", [".", "..", "../.."])
+    def test_circles_of_links_end(self, tmp_path, link, up):
+        target = lay(tmp_path / "set", *PLAIN, "cat/deep/1.jpg")
+        (target / link).symlink_to(up)
+        message = refused(target)
+        assert "is a link to a folder that it lies in" in message or "symbolic links" in message
+
+    def test_a_link_to_itself(self, tmp_path):
+        target = lay(tmp_path / "set", *PLAIN)
+        (target / "emu").symlink_to("emu")
+        assert "/emu: cannot be read" in refused(target)
+
+
+@pytest.mark.shared
+def test_real_photos():
+    root = Path(os.environ.get("SHARED_DATA", Path(__file__).parents[2] / "../shared"))
+    target = root / "data/cats_dogs/cats_dogs.zip"
+    if not target.exists():
+        pytest.skip(f"the development data is not at {root}")
+    items = find_images(target, "folders")
+    assert class_names(items) == ["cats", "dogs"]
+    counts = {
+        (split, name): sum((item.split, item.class_name) == (split, name) for item in items)
+        for split in ("train", "test")
+        for name in ("cats", "dogs")
+    }
+    assert list(counts.values()) == [1000, 1000, 400, 400]

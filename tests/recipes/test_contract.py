@@ -1,0 +1,163 @@
+"""What every recipe promises, tested alike for all of them."""
+
+import pytest
+import torch
+
+from pipeline import check, recipes
+from pipeline.params import Augmentation
+from pipeline.training.loop import fit
+from tests.digits import make_run
+
+SHIFTED = Augmentation(rotation=10, shift=0.1)
+
+
+def quick(name):
+    """The recipe's block in the default params.yaml, two epochs a phase."""
+    blocks = {b["recipe"]: b for b in check.load().methods.values()}
+    block = dict(blocks[name])
+    for key in ("encoder", "head"):
+        if key in block:
+            block[key] = {**block[key], "epochs": 2}
+    if "epochs" in block:
+        block["epochs"] = 2
+    return recipes.of(block)
+
+
+def phases_of(recipe, run):
+    if isinstance(recipe, recipes.Breakdown):
+        yield from recipe.encoder_phases(run)
+        yield from recipe.head_phases(run)
+    else:
+        yield from recipe.phases(run)
+
+
+def train(recipe, **asked):
+    run = make_run(**asked, pairs=isinstance(recipe, recipes.Breakdown))
+    results = [fit(phase, run.device, "fp32") for phase in phases_of(recipe, run)]
+    return run, results
+
+
+def state(run):
+    return {name: tensor.clone() for name, tensor in run.network.state_dict().items()}
+
+
+def equal(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture(params=recipes.names())
+def recipe(request):
+    return quick(request.param)
+
+
+@pytest.mark.parametrize("classes", [2, 15])
+def test_it_gives_finite_logits_for_every_class(recipe, classes):
+    run, results = train(recipe, classes=classes)
+    logits = run.network.eval()(torch.zeros(3, 1, 8, 8))
+    assert logits.shape == (3, classes) and torch.isfinite(logits).all()
+    assert all(result.status == "finished" for result in results)
+
+
+def test_it_trains_and_says_what_it_did(recipe):
+    start = state(make_run(per_class=6))
+    run, results = train(recipe, per_class=6)
+    assert not equal(start, state(run))
+    last = results[-1].history[-1]
+    assert {"train/loss", "val/loss", "val/accuracy"} <= last.keys()
+    for result in results:
+        assert [row["epoch"] for row in result.history] == [1, 2]
+        assert [row["images_seen"] for row in result.history] == [18, 36]
+        assert {row["phase"] for row in result.history} == {result.phase}
+        assert 1 <= result.chosen_epoch <= 2
+
+
+@pytest.mark.parametrize("augmentation", [None, SHIFTED], ids=["plain", "augmented"])
+def test_the_same_seed_gives_the_same_bytes_and_another_gives_others(recipe, augmentation):
+    first, results = train(recipe, seed=1, augmentation=augmentation)
+    torch.rand(7)  # whatever else draws from torch's own generator must not matter
+    again, results_again = train(recipe, seed=1, augmentation=augmentation)
+    other, _ = train(recipe, seed=2, augmentation=augmentation)
+    assert equal(state(first), state(again)) and not equal(state(first), state(other))
+    assert [r.history for r in results] == [r.history for r in results_again]
+
+
+def test_a_last_batch_of_one_image_is_no_trouble(recipe):
+    run, results = train(recipe, classes=3, per_class=3, batch_size=4)
+    assert all(result.status == "finished" for result in results)
+    single, _ = train(recipe, classes=2, per_class=2, batch_size=3)
+    assert all(torch.isfinite(t).all() for t in (*state(run).values(), *state(single).values()))
+
+
+def test_nothing_outside_a_phase_changes(recipe):
+    """Parameters and buffers that are not of the phase's module keep their bytes."""
+    run = make_run(pairs=isinstance(recipe, recipes.Breakdown))
+    for phase in phases_of(recipe, run):
+        mine = {id(t) for t in phase.module.state_dict(keep_vars=True).values()}
+        before = {n: t.clone() for n, t in run.network.state_dict(keep_vars=True).items()}
+        fit(phase, run.device, "fp32")
+        for name, tensor in run.network.state_dict(keep_vars=True).items():
+            if id(tensor) not in mine:
+                assert torch.equal(tensor, before[name]), name
+
+
+def test_it_diverges_politely(recipe):
+    blown = recipe.model_copy(
+        update={"lr": 1e18, "encoder": None, "head": None}
+        if not isinstance(recipe, recipes.Breakdown)
+        else {
+            "encoder": recipe.encoder.model_copy(update={"lr": 1e18, "warmup": 0.0}),
+            "head": recipe.head.model_copy(update={"lr": 1e18}),
+        }
+    )
+    run, results = train(blown)
+    assert any(result.status == "diverged" for result in results)
+    assert all(torch.isfinite(tensor).all() for tensor in state(run).values())
+
+
+def test_methods_of_a_seed_are_paired():
+    """Same head initialisation, and the same batches in the same order and augmentation."""
+    runs = {name: make_run(seed=3, pairs=True, augmentation=SHIFTED) for name in ("one", "other")}
+    finetune = next(iter(quick("finetune").phases(runs["one"])))
+    breakdown = quick("breakdown")
+    head = next(iter(breakdown.head_phases(runs["other"])))
+    for (left, labels), (right, other_labels) in zip(
+        finetune.batches(), head.batches(), strict=True
+    ):
+        assert torch.equal(labels, other_labels) and torch.equal(left, right)
+    assert equal(state(runs["one"]), state(runs["other"]))
+
+
+def test_cached_latents_train_the_same_head_as_the_frozen_encoder_run_each_time():
+    """Caching is a shortcut and nothing else: an augmentation that does nothing must agree."""
+    recipe = quick("breakdown")
+    nothing = Augmentation(shift=1e-9)
+    heads = []
+    for augmentation in (Augmentation(), nothing):
+        run = make_run(pairs=True, augmentation=augmentation)
+        (phase,) = recipe.head_phases(run)
+        fit(phase, run.device, "fp32")
+        heads.append(phase.module.state_dict())
+    for name, tensor in heads[0].items():
+        assert torch.allclose(tensor, heads[1][name], atol=1e-4), name
+
+
+def test_dropout_is_off_in_the_encoder_phase_unless_asked_for():
+    recipe = quick("breakdown")
+    for wanted in (False, True):
+        run = make_run(pairs=True)
+        run.network.features.add_module("9", torch.nn.Dropout(0.5))
+        asked = recipe.encoder.model_copy(update={"dropout": wanted})
+        (phase,) = recipe.model_copy(update={"encoder": asked}).encoder_phases(run)
+        phase.training_mode()
+        modes = {m.training for m in phase.module.modules() if isinstance(m, torch.nn.Dropout)}
+        assert modes == {wanted}
+
+
+def test_each_image_passes_the_encoder_once_a_batch():
+    run = make_run(classes=3, per_class=6, batch_size=18, pairs=True)
+    (phase,) = quick("breakdown").encoder_phases(run)
+    passed = []
+    phase.module.register_forward_hook(lambda module, inputs, output: passed.append(len(inputs[0])))
+    (batch,) = phase.batches()
+    losses = phase.loss(batch)
+    assert passed == [18] and len(losses) == len(run.pairs.left) > 18

@@ -1,0 +1,157 @@
+"""Files of runs that were never trained: small, seeded, in the form that the stages leave."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pipeline.params import Params
+from pipeline.records import RunId, digest, runs_of, write_history, write_json, write_table
+
+CLASSES = ("five", "six", "seven", "eight", "nine")
+SKILL = {"breakdown": 2.6, "finetune": 2.9, "scratch": 1.2}
+TEST_IMAGES = 150
+
+
+def fake_params(
+    shots: Sequence[int | str] = (5, 20),
+    seeds: Sequence[int] = (0, 1, 2),
+    breakdowns: Sequence[str] = ("breakdown",),
+    baselines: Sequence[str] = ("finetune", "scratch"),
+) -> Params:
+    """A whole params.yaml; what the report does not read is kept short."""
+    methods = {
+        name: {"recipe": name.split("_")[0], "lr": 0.01} for name in (*breakdowns, *baselines)
+    }
+    return Params.model_validate(
+        {
+            "data": {"target": "data/target", "image_size": 8, "channels": 1},
+            "pairs": {"per_image": 8, "positive_fraction": 0.5},
+            "model": {"architecture": "small"},
+            "weights": {"from": "none"},
+            "compare": {
+                "breakdowns": list(breakdowns),
+                "baselines": list(baselines),
+                "reference": "finetune",
+                "shots": list(shots),
+                "seeds": list(seeds),
+            },
+            "training": {"batch_size": 16},
+            "methods": methods,
+            "runtime": {"threads": 2},
+        }
+    )
+
+
+def write_runs(
+    params: Params, classes: Sequence[str] = CLASSES, diverged: Sequence[RunId] = ()
+) -> None:
+    """All files that ``evaluate`` reads, in the working directory."""
+    counts = dict.fromkeys(classes, 30)
+    write_json(
+        "prepared/summary.json",
+        {
+            "images": 60 * len(classes),
+            "classes": len(classes),
+            "splits": {"test": {"images": TEST_IMAGES, "by_class": counts}},
+            "labels_shuffled": False,
+        },
+    )
+    for run in runs_of(params.compare):
+        write_run(run, run.method in params.compare.breakdowns, classes, run in diverged)
+
+
+def write_run(
+    run: RunId, breakdown: bool, classes: Sequence[str] = CLASSES, diverged: bool = False
+) -> None:
+    """The files of one run; a breakdown has an encoder beside its head."""
+    draw = np.random.default_rng(
+        [len(run.method), 1 if run.shots == "all" else run.shots, run.seed]
+    )
+    skill = SKILL.get(run.method, 2.0) * (1.6 if run.shots == "all" else run.shots / 20) ** 0.25
+    _write_predictions(run, skill, classes, draw)
+    write_history(run.folder / "history.csv", _history(run, breakdown, skill, draw))
+    _write_timings(run, breakdown, draw)
+    write_json(run.folder / "record.json", _record(run, breakdown, len(classes), diverged))
+
+
+def _write_predictions(run: RunId, skill: float, classes: Sequence[str], draw: Any) -> None:
+    labels = np.arange(TEST_IMAGES) % len(classes)
+    logits = draw.normal(size=(TEST_IMAGES, len(classes)))
+    logits[np.arange(TEST_IMAGES), labels] += skill
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    write_table(
+        run.predictions,
+        (
+            (f"{classes[label]}/image {row}.png", label, int(p[row].argmax()), *p[row].tolist())
+            for row, label in enumerate(labels.tolist())
+        ),
+        ["image", "label", "predicted", *(f"p_{name}" for name in classes)],
+    )
+
+
+def _history(run: RunId, breakdown: bool, skill: float, draw: Any) -> list[dict[str, Any]]:
+    images = 100 if run.shots == "all" else 5 * run.shots
+    rows: list[dict[str, Any]] = []
+    phases = [("encoder", 20 + run.seed), ("head", 25)] if breakdown else [("end_to_end", 45)]
+    for phase, epochs in phases:
+        for epoch in range(1, epochs + 1):
+            loss = 1.6 * np.exp(-skill * epoch / 40) + 0.05 * draw.random()
+            row = {"phase": phase, "epoch": epoch, "images_seen": images * (len(rows) + 1)}
+            row |= {"train/loss": 0.9 * loss, "val/loss": loss}
+            if phase != "encoder":
+                row["val/accuracy"] = 1 - loss / 2
+            rows.append(row)
+    return rows
+
+
+def _write_timings(run: RunId, breakdown: bool, draw: Any) -> None:
+    def timing(phase: str) -> dict[str, Any]:
+        seconds = 2 + float(draw.random())
+        speed = 4500 / seconds
+        return {
+            "phases": [
+                {
+                    "phase": phase,
+                    "images_seen": 4500,
+                    "seconds": seconds,
+                    "images_per_second": speed,
+                    "peak_memory_mb": 412.5,
+                }
+            ]
+        }
+
+    if breakdown:
+        write_json(run.folder / "encoder" / "timing.json", timing("encoder"))
+    write_json(run.folder / "timing.json", timing("head" if breakdown else "end_to_end"))
+
+
+def _record(run: RunId, breakdown: bool, classes: int, diverged: bool) -> dict[str, Any]:
+    inputs = {
+        "train": digest(f"train {run.shots} {run.seed}"),
+        "val": digest("val"),
+        "images": digest(f"images {run.shots} {run.seed}"),
+    }
+    if run.method != "scratch":
+        inputs["start"] = digest("start")
+    if breakdown:
+        inputs["pairs"] = digest(f"pairs {run.shots} {run.seed}")
+    return {
+        "version": 1,
+        "method": run.method,
+        "recipe": run.method,
+        "shots": run.shots,
+        "seed": run.seed,
+        "status": "diverged" if diverged else "finished",
+        "reason": "head: train/loss was inf in epoch 3" if diverged else "",
+        "classes": classes,
+        "parameters": {"method": {"lr": 0.01}},
+        "phases": [],
+        "metrics": {"best/val_accuracy": 0.5 + run.seed / 10, "cost/images_seen": 4500},
+        "inputs": inputs,
+        "versions": {"python": "3.11.9", "torch": "2.15.0"},
+        "device": "cpu",
+        "threads": 2,
+    }

@@ -1,0 +1,226 @@
+import csv
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.errors import InputError
+from pipeline.records import RunId, read_json, write_json
+from pipeline.report import summary
+from pipeline.stages.evaluate import evaluate
+from tests.report.fake_runs import fake_params, write_run, write_runs
+
+DETERMINISTIC = ("results.csv", "metrics.json", "comparison.csv", "figures")
+RUN = Path("runs/breakdown/shots-5/seed-0")
+PREDICTIONS = Path("predictions/breakdown-n5-s0.csv")
+
+
+@pytest.fixture
+def params(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    params = fake_params(seeds=(0, 1))
+    write_runs(params)
+    return params
+
+
+def rows_of(name):
+    with open(f"reports/{name}", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def bytes_of(*names):
+    roots = [Path("reports", name) for name in names]
+    paths = [p for root in roots for p in (sorted(root.iterdir()) if root.is_dir() else [root])]
+    return {str(path): path.read_bytes() for path in paths}
+
+
+def test_results_are_tidy_and_recomputable(params):
+    evaluate(params)
+    rows = rows_of("results.csv")
+    assert [row["metric"] for row in rows[:7]] == [
+        *("test/accuracy", "test/macro_f1", "test/nll", "test/ece"),
+        *("best/val_accuracy", "cost/images_seen", "diverged"),
+    ]
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    assert methods == params.compare.methods and len(rows) == 12 * 7
+    accuracy = {
+        (row["method"], row["shots"], row["seed"]): float(row["value"])
+        for row in rows
+        if row["metric"] == "test/accuracy"
+    }
+    for (method, shots, seed), value in accuracy.items():
+        with open(f"predictions/{method}-n{shots}-s{seed}.csv", newline="", encoding="utf-8") as f:
+            answers = [row["label"] == row["predicted"] for row in csv.DictReader(f)]
+        assert value == sum(answers) / len(answers)
+    metrics = json.loads(Path("reports/metrics.json").read_text(encoding="utf-8"))
+    found = metrics["scratch"]["20"]["test/accuracy"]
+    assert found["mean"] == np.mean([accuracy["scratch", "20", seed] for seed in "01"])
+    assert found["low"] < found["mean"] < found["high"] and found["n"] == 2
+    assert set(metrics["scratch"]["20"]) == {row["metric"] for row in rows[:4]}
+    first = rows_of("comparison.csv")[0]
+    differences = [
+        accuracy["breakdown", "5", seed] - accuracy["finetune", "5", seed] for seed in "01"
+    ]
+    assert float(first["difference"]) == pytest.approx(np.mean(differences), abs=1e-15)
+    assert (first["method"], first["shots"], first["n"]) == ("breakdown", "5", "2")
+
+
+def test_costs_have_a_row_a_phase(params):
+    evaluate(params)
+    phases = [
+        (row["phase"], row["images_seen"])
+        for row in rows_of("costs.csv")
+        if (row["shots"], row["seed"]) == ("5", "0")
+    ]
+    assert phases == [(p, "4500") for p in ("encoder", "head", "end_to_end", "end_to_end")]
+
+
+def test_leftovers_change_nothing(params):
+    evaluate(params)
+    before = bytes_of(*DETERMINISTIC, "index.html", "costs.csv")
+    write_run(RunId("finetune", 5, 7), breakdown=False)
+    write_run(RunId("scratch", 99, 0), breakdown=False)
+    write_run(RunId("removed", 5, 0), breakdown=False)
+    Path("reports/figures/old.svg").write_text("old", encoding="utf-8")
+    evaluate(params)
+    assert bytes_of(*DETERMINISTIC, "index.html", "costs.csv") == before
+
+
+def test_other_timings_change_costs_and_page_only(params):
+    evaluate(params)
+    before = bytes_of(*DETERMINISTIC)
+    costs = bytes_of("costs.csv", "index.html")
+    timing = read_json(RUN / "timing.json")
+    timing["phases"][0] |= {"seconds": 99.5, "peak_memory_mb": None}
+    write_json(RUN / "timing.json", timing)
+    shutil.rmtree("reports")
+    evaluate(params)
+    assert bytes_of(*DETERMINISTIC) == before
+    after = bytes_of("costs.csv", "index.html")
+    assert all(after[name] != costs[name] for name in costs)
+    assert not list(Path("reports").glob(".*"))
+
+
+def test_one_seed_has_null_intervals(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    params = fake_params(shots=(5,), seeds=(0,))
+    write_runs(params)
+    evaluate(params)
+    metrics = json.loads(Path("reports/metrics.json").read_text(encoding="utf-8"))
+    found = metrics["finetune"]["5"]["test/ece"]
+    assert (found["low"], found["high"], found["n"]) == (None, None, 1)
+    row = rows_of("comparison.csv")[0]
+    assert (row["p_value"], row["p_adjusted"], row["low"]) == ("", "", "")
+    assert row["verdict"] == "too few seeds to tell"
+
+
+def test_a_diverged_run_is_a_result(params):
+    write_runs(params, diverged=[RunId("scratch", 20, 1)])
+    evaluate(params)
+    marked = [
+        (row["method"], row["shots"], row["seed"])
+        for row in rows_of("results.csv")
+        if row["metric"] == "diverged" and row["value"] == "1"
+    ]
+    assert marked == [("scratch", "20", "1")]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        PREDICTIONS,
+        *(RUN / name for name in ("record.json", "history.csv", "timing.json")),
+        RUN / "encoder" / "timing.json",
+        Path("prepared/summary.json"),
+    ],
+)
+@pytest.mark.parametrize("damage", ["missing", "empty", "binary"])
+def test_a_missing_or_damaged_file_is_named(params, path, damage):
+    path.unlink() if damage == "missing" else path.write_bytes(
+        b"" if damage == "empty" else b"\xff\xfe\x00\x9d,\n"
+    )
+    with pytest.raises(InputError, match=re.escape(str(path))) as error:
+        evaluate(params)
+    assert "dvc repro" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("image,label", "picture,label", "columns must be"),
+        ("five/image 0.png,0,", "five/image 0.png,9,", "class numbers below 5"),
+        ("five/image 0.png,0,", "five/image 0.png,x,", "no number"),
+        ("five/image 0.png", "other.png", "not the classes and test images"),
+        ("p_nine", "p_ten", "not the classes and test images"),
+    ],
+)
+def test_predictions_that_cannot_be_are_refused(params, old, new, said):
+    path = Path("predictions/finetune-n5-s1.csv")
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(InputError, match=said) as error:
+        evaluate(params)
+    assert str(error.value).startswith(str(path))
+
+
+def test_probabilities_that_do_not_sum_to_one_are_refused_with_their_line(params):
+    lines = PREDICTIONS.read_text(encoding="utf-8").splitlines()
+    lines[3] = ",".join(lines[3].split(",")[:3] + ["0.5"] * 5)
+    PREDICTIONS.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with pytest.raises(InputError, match=f"{PREDICTIONS}:4: probabilities"):
+        evaluate(params)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"version": 2}, "version is 2"),
+        ({"inputs": None}, "'inputs' is missing"),
+        ({"seed": 5}, "record of another run"),
+    ],
+)
+def test_a_record_that_does_not_fit_is_refused(params, change, said):
+    write_json(RUN / "record.json", read_json(RUN / "record.json") | change)
+    with pytest.raises(InputError, match=said):
+        evaluate(params)
+
+
+def test_summary_table_needs_the_reports_alone(params, capsys):
+    evaluate(params)
+    printed = capsys.readouterr().out.strip()
+    shutil.rmtree("runs")
+    assert summary.summary_table() == printed
+    metrics = json.loads(Path("reports/metrics.json").read_text(encoding="utf-8"))
+    rows = [line.split() for line in printed.splitlines()[3:]]
+    assert [row[:2] for row in rows] == [
+        [shots, method] for shots in ("5", "20") for method in params.compare.methods
+    ]
+    for row in rows:
+        assert row[2] == f"{100 * metrics[row[1]][row[0]]['test/accuracy']['mean']:.1f}"
+    assert rows[1][-1] == "(reference)"
+    summary.main()
+    out = capsys.readouterr().out
+    assert printed in out and "make ui" in out and "reports/index.html" in out
+
+
+def test_summary_without_reports_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        summary.main()
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "reports/results.csv" in error and "dvc repro" in error
+
+
+def test_evaluate_and_the_report_import_no_torch():
+    code = (
+        "import sys, pipeline.stages.evaluate, pipeline.report.summary; "
+        "sys.exit(sum(m in sys.modules for m in ('torch', 'mlflow', 'matplotlib.pyplot')))"
+    )
+    root = Path(__file__).parents[2]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, timeout=60).returncode == 0

@@ -1,0 +1,155 @@
+"""The house's rules: imports run one way, and DVC knows the code that can alter a stage's bytes."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted((ROOT / "pipeline").rglob("*.py"))
+STAGES = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+
+# lower may not import higher
+RANKS = {
+    "errors": 0, "colours": 0,
+    "params": 1, "records": 1,
+    "data": 2, "models": 2,
+    "training": 3, "evaluation": 3, "tracking": 3,
+    "report": 4, "recipes": 4,
+    "check": 5,
+    "configure": 6, "plan": 6, "predict": 6, "prune": 6, "stages": 6,
+}  # fmt: skip
+
+# Code that runs in a stage and cannot alter its bytes: validation, tracking, progress.
+NEUTRAL = {
+    "pipeline/errors.py",
+    "pipeline/check.py",
+    "pipeline/stages/common.py",
+    "pipeline/stages/follow.py",
+}
+NEUTRAL_FOLDERS = ("pipeline/tracking/",)
+
+
+def is_neutral(file):
+    return file in NEUTRAL or file.startswith(NEUTRAL_FOLDERS)
+
+
+def module_file(name):
+    path = ROOT / name.replace(".", "/")
+    if path.is_dir():
+        return path / "__init__.py"
+    return path.with_suffix(".py") if path.with_suffix(".py").exists() else None
+
+
+def imports(file, types_too=True):
+    """Files of ours that a file imports, at its top or inside its functions."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    for_types = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    for node in ast.walk(tree):
+        if id(node) in for_types and not types_too:
+            continue
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            if name.startswith("pipeline") and (found := module_file(name)):
+                yield found
+
+
+def closure(file):
+    """All that a stage's file imports, but for what neutral files alone bring in."""
+    seen, waiting = set(), [file]
+    while waiting:
+        current = waiting.pop()
+        if current not in seen and not is_neutral(str(current.relative_to(ROOT))):
+            seen.add(current)
+            waiting += imports(current, types_too=False)
+            if current == ROOT / "pipeline/recipes/__init__.py":
+                waiting += (ROOT / "pipeline/recipes").glob("*.py")  # imported by name
+    return {str(path.relative_to(ROOT)) for path in seen}
+
+
+def rank(file):
+    part = file.relative_to(ROOT / "pipeline").parts[0].removesuffix(".py")
+    return part, RANKS.get(part, 0)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_imports_run_one_way(file):
+    part, height = rank(file)
+    for imported in imports(file, types_too=False):
+        other, other_height = rank(imported)
+        assert other == part or other_height < height, f"{file} imports {imported}"
+
+
+def code_of(stage):
+    module = STAGES[stage]["cmd"].split()[2]
+    files = closure(ROOT / (module.replace(".", "/") + ".py"))
+    return {
+        file
+        for file in files
+        if (ROOT / file).read_text(encoding="utf-8").count("\n") > 1  # an empty package file
+    }
+
+
+@pytest.mark.parametrize("stage", [name for name in STAGES if name != "publish"])
+def test_a_stage_depends_on_the_code_it_imports_and_no_other(stage):
+    listed = {dep for dep in STAGES[stage]["deps"] if dep.startswith("pipeline")}
+    code = code_of(stage)
+    covered = {file for file in code if any(file == d or file.startswith(d + "/") for d in listed)}
+    assert code - covered == set(), "code that DVC does not watch"
+    unused = {d for d in listed if not any(f == d or f.startswith(d + "/") for f in code)}
+    assert unused == set(), "code that the stage does not import"
+
+
+def test_no_stage_but_images_reads_the_raw_folder():
+    users = [name for name, stage in STAGES.items() if "data" in stage["deps"]]
+    assert users == ["images"]
+
+
+def test_none_but_the_test_stages_reads_the_test_split():
+    """By DVC's graph, and by name in the code: who could open it at all."""
+    test_list = "prepared/splits/test.csv"
+    readers = {name for name, stage in STAGES.items() if test_list in stage["deps"]}
+    assert readers == {"test_breakdown", "test_baseline"}
+    folders = {"prepared", "prepared/splits"}
+    assert not any(folders & set(stage["deps"]) for stage in STAGES.values())
+    naming = {
+        str(file.relative_to(ROOT))
+        for file in FILES
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and "splits/test" in node.value
+    }
+    assert naming == {"pipeline/stages/test.py"}
+
+
+def test_what_is_evaluated_needs_no_torch_and_no_mlflow():
+    text = "".join((ROOT / file).read_text(encoding="utf-8") for file in code_of("evaluate"))
+    heavy = {"torch", "torchvision", "mlflow"}
+    for node in ast.walk(ast.parse(text.replace("from __future__ import annotations", ""))):
+        if isinstance(node, ast.Import):
+            assert not {alias.name.split(".")[0] for alias in node.names} & heavy
+        elif isinstance(node, ast.ImportFrom):
+            assert (node.module or "").split(".")[0] not in heavy
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_nothing_unpickles_evaluates_or_calls_a_shell(file):
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            assert name not in {"eval", "exec", "pickle.load", "pickle.loads", "os.system"}
+            for keyword in node.keywords:
+                value = ast.unparse(keyword.value)
+                assert (keyword.arg, value) not in {("shell", "True"), ("weights_only", "False")}
+                assert (keyword.arg, value) != ("allow_pickle", "True")

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import InputError
+from pipeline.tracking import client as tracking
+
+
+def test_store_embedded(tmp_path: Path) -> None:
+    root = tmp_path / "a b#c%20d?e 50%"
+    root.mkdir()
+    place = tracking.store(root)
+    assert place.embedded and place.database == root / "mlflow.db"
+    assert place.uri == f"sqlite:///{tmp_path}/a b#c%2520d%3Fe 50%/mlflow.db"
+    assert place.artifacts == f"file://{tmp_path}/a%20b%23c%2520d%3Fe%2050%25/mlruns"
+
+
+def test_store_of_the_user_is_untouched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@host:1/x?token=t")
+    place = tracking.store(tmp_path)
+    assert (place.uri, place.artifacts) == ("http://me:secret@host:1/x?token=t", None)
+    assert not place.embedded and place.database is None
+
+
+def test_project_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = tmp_path / "p" / "a" / "b"
+    deep.mkdir(parents=True)
+    monkeypatch.chdir(deep)
+    with pytest.raises(InputError, match=r"no dvc\.yaml here or above"):
+        tracking.project_root()
+    (tmp_path / "p" / "dvc.yaml").touch()
+    assert tracking.project_root() == tmp_path / "p"
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    assert tracking.project_root() == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("http://me:p@ss@host:5000/a", "http://host:5000/a"),
+        ("postgresql://u:p@h/db?password=x", "postgresql://h/db"),
+        ("sqlite:////a b/mlflow.db", "sqlite:////a b/mlflow.db"),
+        ("databricks", "databricks"),
+    ],
+)
+def test_credentials_are_never_shown(uri: str, expected: str) -> None:
+    assert tracking.shown(uri) == expected
+    assert tracking.reason(Exception(f"\n no answer from {uri}\nmore"), uri) == (
+        f"no answer from {expected}"
+    )
+
+
+def test_reason_is_one_short_line() -> None:
+    assert tracking.reason(ValueError("")) == "ValueError"
+    assert tracking.reason(KeyError("recipe")) == "KeyError: 'recipe'"
+    assert tracking.reason(Exception("API request to https://a:b@c/d failed")) == (
+        "API request to https://c/d failed"
+    )
+    assert len(tracking.reason(Exception("x" * 5000))) == tracking.LONGEST_REASON
+
+
+def test_flat() -> None:
+    nested = {
+        "a": {"b": 5e-5, "c": {"d": [1, None], "e": True}, "f": {}},
+        "g": "x",
+        "h é$": "y" * 7000,
+    }
+    assert tracking.flat(nested) == {
+        "a.b": "5e-05",
+        "a.c.d": "[1, null]",
+        "a.c.e": "true",
+        "a.f": "{}",
+        "g": "x",
+        "h é_": "y" * 6000,
+    }
+
+
+def test_metric_name() -> None:
+    assert tracking.metric_name("encoder", "train/loss") == "encoder/train/loss"
+    assert tracking.metric_name("head", "train/loss") == "train/loss"
+
+
+def test_processes_are_recognised() -> None:
+    own = tracking.process_tags()
+    assert tracking.is_local(own) and tracking.is_alive(own)
+    later = str(float(own["process.started"]) + 60)
+    assert not tracking.is_alive({**own, "process.started": later})
+    assert not tracking.is_alive({}) and not tracking.is_local({})
+    with subprocess.Popen([sys.executable, "-c", ""]) as child:
+        child.wait()
+    assert not tracking.is_alive({**own, "process.pid": str(child.pid)})
+
+
+def test_experiment_is_made_once_and_restored(project) -> None:
+    client = tracking.open_client(project.store)
+    number = tracking.experiment(client, tracking.RESULTS, project.store)
+    client.delete_experiment(number)
+    assert tracking.experiment(client, tracking.RESULTS, project.store) == number
+    found = client.get_experiment(number)
+    assert found.lifecycle_stage == "active"
+    assert found.tags["mlflow.experimentKind"] == "custom_model_development"
+    assert "best/val_accuracy" in found.tags["mlflow.note.content"]
+    assert found.artifact_location == f"{project.store.artifacts}/{tracking.RESULTS}"
+
+
+def test_a_note_of_the_user_stays_but_the_kind_is_set(project) -> None:
+    client = tracking.open_client(project.store)
+    number = client.create_experiment(
+        tracking.PHASES,
+        f"{project.store.artifacts}/{tracking.PHASES}",
+        {"mlflow.note.content": "mine", "mlflow.experimentKind": "genai_development"},
+    )
+    assert tracking.experiment(client, tracking.PHASES, project.store) == number
+    tags = client.get_experiment(number).tags
+    assert tags["mlflow.note.content"] == "mine"
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
+
+
+def test_a_race_for_the_experiment(project, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = tracking.open_client(project.store)
+    number = tracking.experiment(client, tracking.RESULTS, project.store)
+    asked = []
+    real = client.get_experiment_by_name
+
+    def late(name: str):
+        asked.append(name)
+        return None if len(asked) == 1 else real(name)
+
+    monkeypatch.setattr(client, "get_experiment_by_name", late)
+    assert tracking.experiment(client, tracking.RESULTS, project.store) == number
+
+
+def test_a_moved_project_is_refused(project) -> None:
+    client = tracking.open_client(project.store)
+    client.create_experiment(tracking.RESULTS, "file:///elsewhere/mlruns")
+    with pytest.raises(tracking.TrackingError, match=r"made elsewhere .*/elsewhere/mlruns"):
+        tracking.experiment(client, tracking.RESULTS, project.store)
+
+
+def test_a_file_that_is_no_database_is_refused_at_once(project) -> None:
+    (project.root / "mlflow.db").write_text("no database " * 100)
+    start = time.monotonic()
+    with pytest.raises(tracking.TrackingError, match=r"mlflow\.db: file is not a database"):
+        tracking.open_client(project.store)
+    assert time.monotonic() - start < 10
+
+
+@pytest.mark.slow
+def test_two_processes_create_the_store_at_once(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from pipeline.tracking import client as c;"
+        "place = c.store(Path.cwd()); client = c.open_client(place);"
+        "print(c.experiment(client, c.RESULTS, place), 'torch' in sys.modules)"
+    )
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", code], cwd=tmp_path, env=env, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    answers = [process.communicate(timeout=60) for process in both]
+    assert answers == [("1 False\n", "")] * 2, json.dumps(answers)

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from pipeline.tracking import client as tracking
+from pipeline.tracking import live
+from pipeline.tracking.live import Live
+from tests.tracking.conftest import Project, environment, free_port, run_python
+
+TAGS = {"method": "breakdown", "phase": "encoder"}
+NAME = "breakdown-n10-s0-encoder"
+
+
+def phases(project: Project) -> list[Any]:
+    client = tracking.open_client(project.store)
+    found = client.get_experiment_by_name(tracking.PHASES)
+    return list(client.search_runs([found.experiment_id])) if found else []
+
+
+def wait_for_phase(project: Project) -> Any:
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        if found := phases(project):
+            return found[0]
+        time.sleep(0.05)
+    pytest.fail("no run appeared")
+
+
+def test_a_phase_is_followed(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "BATCH_SECONDS", 0.05)
+    client = tracking.open_client(project.store)
+    with Live(NAME, TAGS, {"lr": "0.1", "a b.c": "x"}, after=0) as followed:
+        followed.log(50, {"train/loss": 1.0, "val/loss": float("nan")})
+        run_id = wait_for_phase(project).info.run_id
+        end = time.monotonic() + 10
+        while not client.get_run(run_id).data.metrics and time.monotonic() < end:
+            time.sleep(0.05)
+        assert client.get_run(run_id).info.status == "RUNNING"
+        assert client.get_run(run_id).data.metrics == {"encoder/train/loss": 1.0}
+        for step in (100, 150):
+            followed.log(step, {"train/loss": 1 / step})
+    (run,) = phases(project)
+    assert (run.info.run_name, run.info.status) == (NAME, "FINISHED")
+    assert run.data.params == {"lr": "0.1", "a b.c": "x"}
+    assert TAGS.items() <= run.data.tags.items()
+    assert tracking.is_local(run.data.tags) and tracking.is_alive(run.data.tags)
+    history = client.get_metric_history(run_id, "encoder/train/loss")
+    assert [(item.step, item.value) for item in history] == [(50, 1.0), (100, 0.01), (150, 1 / 150)]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(None, "FINISHED"), (ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")],
+)
+def test_how_a_phase_ends(project: Project, error: type[BaseException] | None, status: str) -> None:
+    def phase() -> None:
+        with Live(NAME, {"phase": "head"}, {}, after=0) as followed:
+            followed.log(10, {"train/loss": 0.5})
+            if error:
+                raise error
+
+    if error:
+        with pytest.raises(error):
+            phase()
+    else:
+        phase()
+    (run,) = phases(project)
+    assert run.info.status == status
+    assert run.data.metrics == {"train/loss": 0.5}
+
+
+@pytest.mark.parametrize("after", [None, 60.0])
+def test_a_short_phase_costs_and_writes_nothing(project: Project, after: float | None) -> None:
+    code = (
+        "import sys; from pipeline.tracking.live import Live\n"
+        f"with Live('x', {{}}, {{}}, {after}) as followed: followed.log(1, {{'train/loss': 1.0}})\n"
+        "print([name for name in ('mlflow', 'torch', 'pandas') if name in sys.modules])"
+    )
+    done = run_python(code, project.root)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
+    assert phases(project) == []
+
+
+def test_a_dead_server_costs_one_line(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:secret@127.0.0.1:{free_port()}")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # to be quick
+    start = time.monotonic()
+    with Live(NAME, TAGS, {}, after=0) as followed:
+        for step in range(1000):
+            followed.log(step, {"train/loss": 1.0})
+        logged = time.monotonic() - start
+    assert logged < 1 and time.monotonic() - start < live.CLOSE_SECONDS + 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("warning: MLflow: ") and printed.endswith("; training goes on\n")
+    assert printed.count("\n") == 1 and "secret" not in printed
+
+
+def test_an_answer_that_never_comes_is_given_up(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = threading.Event()
+
+    def hang(place: tracking.Store) -> None:
+        answer.wait(30)
+        raise RuntimeError("too late to be printed")
+
+    monkeypatch.setattr(tracking, "open_client", hang)
+    monkeypatch.setattr(live, "CLOSE_SECONDS", 0.1)
+    with Live(NAME, TAGS, {}, after=0):
+        time.sleep(0.05)
+    answer.set()
+    time.sleep(0.1)
+    assert capsys.readouterr().err == (
+        f"warning: MLflow: no answer within 0.1 s at the end of {NAME}; training goes on\n"
+    )
+
+
+def test_a_signal_does_afterwards_what_it_would_have_done(project: Project) -> None:
+    received = []
+    earlier = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    try:
+        own = signal.getsignal(signal.SIGTERM)
+        with Live(NAME, TAGS, {}, after=60):
+            assert signal.getsignal(signal.SIGTERM) != own
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+        assert received == [signal.SIGTERM]
+        with Live(NAME, TAGS, {}, after=60):
+            pass
+        assert signal.getsignal(signal.SIGTERM) is own
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
+
+
+def test_a_phase_in_another_thread_sets_no_signal(project: Project) -> None:
+    seen = []
+
+    def phase() -> None:
+        with Live(NAME, TAGS, {}, after=60):
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=phase)
+    thread.start()
+    thread.join()
+    assert seen == [signal.getsignal(signal.SIGTERM)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_process_leaves_no_running_phase(project: Project, number: int) -> None:
+    code = (
+        "import time; from pipeline.tracking.live import Live\n"
+        "with Live('x', {}, {}, 0): time.sleep(60)"
+    )
+    training = subprocess.Popen([sys.executable, "-c", code], cwd=project.root, env=environment())
+    try:
+        wait_for_phase(project)
+        client = tracking.open_client(project.store)
+        assert live.close_leftovers(client) == 1
+        assert phases(project)[0].info.status == "RUNNING"
+        training.send_signal(number)
+        assert training.wait(20) == -number
+    finally:
+        training.kill()
+        training.wait()
+    assert phases(project)[0].info.status == ("KILLED" if number == signal.SIGTERM else "RUNNING")
+    assert live.close_leftovers(client) == 0
+    assert phases(project)[0].info.status == "KILLED"
+
+
+def test_phases_of_other_machines_are_left_alone(project: Project) -> None:
+    client = tracking.open_client(project.store)
+    assert live.close_leftovers(client) == 0  # no experiment yet
+    number = tracking.experiment(client, tracking.PHASES, project.store)
+    elsewhere = {**tracking.process_tags(), "process.host": "x", "process.pid": "0"}
+    client.create_run(number, None, elsewhere, "x")
+    assert live.close_leftovers(client) == 1
+    assert phases(project)[0].info.status == "RUNNING"

@@ -1,0 +1,475 @@
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import filelock
+import psutil
+import pytest
+
+from pipeline.colours import colour
+from pipeline.records import RunId, read_json, write_history, write_json, write_table
+from pipeline.stages import publish as stage
+from pipeline.tracking import client as tracking
+from pipeline.tracking import mirror
+from pipeline.tracking.mirror import Summary
+from tests.tracking.conftest import (
+    Project,
+    environment,
+    free_port,
+    make_compare,
+    make_params,
+    run_python,
+    write_run,
+)
+
+FIRST = RunId("breakdown", 10, 0)
+PUBLISH = """
+import json, sys
+from pathlib import Path
+from pipeline.colours import colour
+from pipeline.params import Params
+from pipeline.tracking import client, mirror
+params, root = Params.model_validate(json.loads(sys.argv[1])), Path.cwd()
+done = mirror.publish(params, root, client.store(root))
+print(done.created, done.kept, done.replaced, "mlflow" in sys.modules, "torch" in sys.modules)
+"""
+
+
+def publish(project: Project) -> Summary:
+    return mirror.publish(project.params, project.root, project.store)
+
+
+def arguments(project: Project) -> list[str]:
+    return [json.dumps(project.params.model_dump(by_alias=True))]
+
+
+def runs(project: Project, experiment: str = tracking.RESULTS) -> dict[str, Any]:
+    """Active runs by name; two of one name are an error."""
+    client = tracking.open_client(project.store)
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        return {}
+    active = client.search_runs([found.experiment_id])
+    by_name = {run.info.run_name: run for run in active}
+    assert len(by_name) == len(active)
+    return by_name
+
+
+def points(project: Project, run: Any, name: str) -> list[tuple[int, float]]:
+    client = tracking.open_client(project.store)
+    history = client.get_metric_history(run.info.run_id, name)
+    times = [metric.timestamp for metric in history]
+    assert times == sorted(times)
+    return [(metric.step, metric.value) for metric in history]
+
+
+def files(project: Project, run: Any, folder: str | None = None) -> list[str]:
+    listed = tracking.open_client(project.store).list_artifacts(run.info.run_id, folder)
+    return [item.path for item in listed]
+
+
+def check_a_run(project: Project) -> None:
+    """One run has exactly what its files have."""
+    run = runs(project)["breakdown-n10-s0"]
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {
+        "method.lr": "0.1", "method.margins": "[0.0, 1.5]", "method.head.lr": "5e-05",
+        "training.batch_size": "8", "training.flip": "false",
+        "method": "breakdown", "shots": "10", "seed": "0", "recipe": "breakdown",
+    }  # fmt: skip
+    encoder = [(50, 2.0), (100, 1.0), (150, 2.0 / 3)]
+    assert points(project, run, "encoder/train/loss") == encoder
+    assert points(project, run, "train/loss") == [(200, 2.0), (250, 1.0), (300, 2.0 / 3)]
+    assert points(project, run, "val/accuracy") == [(200, 0.0), (250, 0.1), (300, 0.2)]
+    finals = {
+        "best/val_accuracy": 0.7, "cost/images_seen": 300, "cost/train_seconds": 3.0,
+        "cost/peak_memory_mb": 9, "test/accuracy": 0.5,
+    }  # fmt: skip
+    for name, value in finals.items():
+        assert points(project, run, name) == [(0, value)]
+    histories = {"encoder/train/loss", "encoder/val/loss", "train/loss", "val/loss", "val/accuracy"}
+    assert set(run.data.metrics) == histories | set(finals)
+    assert run.info.end_time - run.info.start_time == 3000
+    assert files(project, run) == [
+        "encoder",
+        "history.csv",
+        "predictions",
+        "record.json",
+        "timing.json",
+    ]
+    assert files(project, run, "predictions") == ["predictions/breakdown-n10-s0.csv"]
+
+
+def check_tags(tags: dict[str, str]) -> None:
+    expected = {"method": "breakdown", "shots": "10", "seed": "0", "recipe": "breakdown",
+                "status": "finished", "device": "cpu", "mlflow.runColor": "#0072B2"}  # fmt: skip
+    assert {key: tags[key] for key in expected} == expected
+    assert "| head | 3 | 2 | val_loss | 150 |" in tags["mlflow.note.content"]
+    unexpected = ("publishing", "process.", "git.", "data.", "dvc.", "mlflow.source", "model")
+    assert not [key for key in tags if key.startswith(unexpected)]
+
+
+def test_everything_is_there_and_a_second_time_changes_nothing(project: Project) -> None:
+    assert publish(project) == Summary(created=4, kept=0, replaced=0)
+    check_a_run(project)
+    first = runs(project)
+    assert set(first) == {
+        "breakdown-n10-s0",
+        "breakdown-n10-s1",
+        "finetune-n10-s0",
+        "finetune-n10-s1",
+    }
+    check_tags(first["breakdown-n10-s0"].data.tags)
+    assert first["finetune-n10-s1"].data.tags["mlflow.runColor"] == "#D55E00"
+    assert (project.root / "mlruns").is_dir()
+    assert sorted(path.name for path in project.root.parent.iterdir()) == [project.root.name]
+
+    stamp = project.root / "mlflow.db.published"
+    for forget in (False, True):  # what nothing has changed since, and a look into the store
+        if forget:
+            stamp.unlink()
+        assert publish(project) == Summary(created=0, kept=4, replaced=0)
+        assert {name: run.to_dictionary() for name, run in runs(project).items()} == {
+            name: run.to_dictionary() for name, run in first.items()
+        }
+
+
+def test_a_changed_result_is_replaced_and_nothing_else(project: Project) -> None:
+    publish(project)
+    before = runs(project)
+    (project.root / FIRST.predictions).write_text("image,label,predicted,p_0\na.png,0,1,0.4\n")
+    assert publish(project) == Summary(created=0, kept=3, replaced=1)
+    after = runs(project)
+    changed = {name for name, run in before.items() if after[name].info.run_id != run.info.run_id}
+    assert changed == {"breakdown-n10-s0"}
+
+
+@pytest.mark.parametrize("file", ["history.csv", "model.safetensors", "record.json", "results.csv"])
+def test_every_file_of_the_result_counts(project: Project, file: str) -> None:
+    project.compare["seeds"] = [0]
+    publish(project)
+    if file == "results.csv":
+        rows = [
+            ("breakdown", 10, 0, "test/accuracy", 0.25),
+            ("finetune", 10, 0, "test/accuracy", 0.5),
+        ]
+        header = ("method", "shots", "seed", "metric", "value")
+        write_table(project.root / "reports/results.csv", rows, header)
+    elif file == "record.json":
+        write_run(project.root, FIRST, device="gpu")
+    else:
+        with (project.root / FIRST.folder / file).open("a") as opened:
+            opened.write("head,9,999,1,1,1\n")
+    assert publish(project) == Summary(created=0, kept=1, replaced=1)
+
+
+def test_another_configuration_is_a_run_beside_the_first(project: Project) -> None:
+    project.compare["seeds"] = [0]
+    publish(project)
+    write_run(project.root, FIRST, parameters={"method": {"lr": 0.2}})
+    assert publish(project) == Summary(created=1, kept=1, replaced=0)
+    client = tracking.open_client(project.store)
+    number = client.get_experiment_by_name(tracking.RESULTS).experiment_id
+    named = client.search_runs([number], "tags.`mlflow.runName` = 'breakdown-n10-s0'")
+    assert sorted(run.data.params["method.lr"] for run in named) == ["0.1", "0.2"]
+
+
+def test_only_what_is_compared_and_there(project: Project) -> None:
+    project.compare["seeds"] = [1, 2]
+    assert publish(project) == Summary(created=2, kept=0, replaced=0, missing=2)
+    assert set(runs(project)) == {"breakdown-n10-s1", "finetune-n10-s1"}
+
+
+def test_a_diverged_run_is_there_and_failed(project: Project) -> None:
+    project.compare["seeds"] = [0]
+    write_run(
+        project.root, FIRST, status="diverged", reason="loss is NaN at epoch 1",
+        metrics={"cost/images_seen": 100},
+    )  # fmt: skip
+    rows = [
+        {"phase": "encoder", "epoch": 0, "images_seen": 50, "train/loss": 1e30},
+        {"phase": "encoder", "epoch": 1, "images_seen": 100, "train/loss": math.inf},
+    ]
+    write_history(project.root / FIRST.folder / "history.csv", rows)
+    (project.root / FIRST.predictions).unlink()
+    assert publish(project).created == 2
+    run = runs(project)["breakdown-n10-s0"]
+    assert run.info.status == "FAILED"
+    assert "**Diverged:** loss is NaN at epoch 1" in run.data.tags["mlflow.note.content"]
+    assert points(project, run, "encoder/train/loss") == [(50, 1e30)]
+    assert "best/val_accuracy" not in run.data.metrics
+
+
+def test_a_step_is_drawn_once(tmp_path: Path) -> None:
+    rows = [
+        {"phase": "head", "epoch": 0, "images_seen": 10, "train/loss": 1.0},
+        {"phase": "head", "epoch": 1, "images_seen": 10, "train/loss": 0.5},
+    ]
+    write_history(tmp_path / "history.csv", rows)
+    assert mirror.history_points(tmp_path / "history.csv") == [("train/loss", 0.5, 10)]
+
+
+def test_models(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    def with_model() -> list[str]:
+        return [
+            name
+            for name, run in runs(project).items()
+            if "model.safetensors" in files(project, run)
+        ]
+
+    project.compare["seeds"] = [0]
+    project.tracking = {"models": "all", "max_model_mb": 0.001}
+    publish(project)
+    assert with_model() == []
+    limit = "MLflow: models larger than tracking.max_model_mb (0.001 MB) left out: "
+    assert capsys.readouterr().err == f"{limit}breakdown-n10-s0, finetune-n10-s0\n"
+    project.tracking = {"models": "reference"}
+    assert publish(project) == Summary(created=0, kept=2, replaced=0)
+    assert with_model() == ["finetune-n10-s0"]
+    project.tracking = {"models": "all"}
+    assert publish(project) == Summary(created=0, kept=2, replaced=0)
+    assert sorted(with_model()) == ["breakdown-n10-s0", "finetune-n10-s0"]
+
+
+def test_experiments_that_share_a_run(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    project.compare["seeds"] = [0]
+    for name in ("first-one", "second/2"):
+        monkeypatch.setenv("DVC_EXP_NAME", name)
+        publish(project)
+        write_run(project.root, FIRST, parameters={"method": {"lr": 0.3}})
+    (run,) = (run for name, run in runs_of_method(project, "finetune").items())
+    tags = {key: value for key, value in run.data.tags.items() if key.startswith("dvc.")}
+    assert tags == {
+        "dvc.experiment": "first-one",
+        "dvc.experiment.first-one": "true",
+        "dvc.experiment.second/2": "true",
+    }
+    names = {
+        run.data.tags["dvc.experiment"] for run in runs_of_method(project, "breakdown").values()
+    }
+    assert names == {"first-one", "second/2"}
+
+
+def runs_of_method(project: Project, method: str) -> dict[str, Any]:
+    client = tracking.open_client(project.store)
+    number = client.get_experiment_by_name(tracking.RESULTS).experiment_id
+    found = client.search_runs([number], f"tags.method = '{method}'")
+    return {run.info.run_id: run for run in found}
+
+
+def test_versions_follow_the_project_but_not_its_experiments(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*arguments: str) -> str:
+        who = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
+        done = subprocess.run(
+            ["git", *who, *arguments], cwd=project.root, check=True, capture_output=True, text=True
+        )
+        return done.stdout.strip()
+
+    project.compare |= {"breakdowns": [], "seeds": [0]}
+    (project.root / "data.dvc").write_text("outs:\n- md5: 0e12.dir\n  path: data\n")
+    git("init", "-q")
+    commits = []
+    for experiment in ("", "", "exp-1"):
+        git("commit", "-q", "--allow-empty", "-m", "x")
+        commits.append(git("rev-parse", "HEAD"))
+        monkeypatch.setenv("DVC_EXP_NAME", experiment)
+        publish(project)
+    (run,) = runs(project).values()
+    assert run.data.tags["git.commit"] == run.data.tags["mlflow.source.git.commit"] == commits[1]
+    assert run.data.tags["data.md5"] == "0e12.dir"
+
+
+def test_files_of_a_copy_go_to_the_store_of_the_project(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(project.root, copy, ignore=shutil.ignore_patterns("mlflow*", "mlruns"))
+    monkeypatch.chdir(copy)
+    monkeypatch.setenv("DVC_ROOT", str(project.root))
+    stage.publish(project.params)
+    shutil.rmtree(copy)
+    assert len(runs(project)) == 4
+    run = runs(project)["finetune-n10-s0"]
+    client = tracking.open_client(project.store)
+    record = client.download_artifacts(run.info.run_id, "record.json", str(tmp_path))
+    assert read_json(record)["method"] == "finetune"
+
+
+@pytest.mark.parametrize("step", ["log_artifact", "set_terminated", "send_params"])
+def test_an_interrupted_publish_leaves_nothing_for_long(
+    project: Project, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    from mlflow.tracking import MlflowClient
+
+    def stop(*arguments: Any, **more: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking if step == "send_params" else MlflowClient, step, stop)
+        with pytest.raises(KeyboardInterrupt):
+            publish(project)
+    (half,) = runs(project).values()
+    assert "config_key" not in half.data.tags and "publishing" in half.data.tags
+    assert publish(project) == Summary(created=4, kept=0, replaced=0)
+    assert half.info.run_id not in {run.info.run_id for run in runs(project).values()}
+
+
+def test_half_runs_of_others_stay_while_they_may_be_alive(project: Project) -> None:
+    client = tracking.open_client(project.store)
+    number = tracking.experiment(client, tracking.RESULTS, project.store)
+    now = int(1000 * time.time())
+    own = tracking.process_tags()
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        living = {**own, "process.pid": str(child.pid)}
+        living["process.started"] = str(psutil.Process(child.pid).create_time())
+        halves = {
+            "alive": (now, living),
+            "dead": (now, {**own, "process.pid": "1", "process.started": "0"}),
+            "other host": (now, {**own, "process.host": "x"}),
+            "other host, long ago": (now - 4_000_000, {**own, "process.host": "x"}),
+        }
+        for name, (start, tags) in halves.items():
+            client.create_run(number, start, {**tags, "publishing": "k"}, name)
+        client.create_run(number, now, {}, "the user's own")
+        publish(project)
+        child.communicate(b"\n")
+    assert set(halves) & set(runs(project)) == {"alive", "other host"}
+    assert "the user's own" in runs(project)
+
+
+def test_doubles_of_raced_publishers_are_deleted(project: Project) -> None:
+    project.compare |= {"breakdowns": [], "seeds": [0]}
+    publish(project)
+    (run,) = runs(project).values()
+    client = tracking.open_client(project.store)
+    marks = {key: run.data.tags[key] for key in ("config_key", "result_digest")}
+    client.create_run(run.info.experiment_id, None, marks, "later")
+    assert publish(project) == Summary(created=0, kept=1, replaced=0)
+    assert [left.info.run_id for left in runs(project).values()] == [run.info.run_id]
+
+
+def test_a_held_lock_is_not_waited_for_for_ever(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(mirror, "LOCK_SECONDS", 0.1)
+    with filelock.FileLock(project.root / ".publish.lock"):
+        stage.publish(project.params)
+    printed = capsys.readouterr()
+    assert printed.out == "" and "another publish holds" in printed.err
+    assert printed.err.count("\n") == 1 and runs(project) == {}
+
+
+@pytest.mark.slow
+def test_a_deleted_store_comes_back_and_an_unchanged_one_is_not_opened(project: Project) -> None:
+    def elsewhere() -> str:
+        done = run_python(PUBLISH, project.root, *arguments(project))
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    assert elsewhere() == "4 0 0 True False\n"
+    assert elsewhere() == "0 4 0 False False\n"
+    (project.root / "mlflow.db").unlink()
+    shutil.rmtree(project.root / "mlruns")
+    assert elsewhere() == "4 0 0 True False\n"
+    check_a_run(project)
+
+
+@pytest.mark.slow
+def test_two_publishers_at_once(project: Project) -> None:
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", PUBLISH, *arguments(project)], cwd=project.root, text=True,
+            env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    answers = [process.communicate(timeout=60) for process in both]
+    assert sorted(out[:5] for out, _ in answers) == ["0 4 0", "4 0 0"], answers
+    assert len(runs(project)) == 4
+
+
+@pytest.mark.slow
+def test_on_a_server(
+    project: Project,
+    server: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (project.root / "mlflow.db").unlink()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    project.tracking = {"models": "all"}
+    shown = f"in {server} (experiment siamese-breakdown)\n"
+    stage.publish(project.params)
+    assert capsys.readouterr().out == f"MLflow: 4 runs created, 0 replaced, 0 unchanged {shown}"
+    stage.publish(project.params)
+    assert capsys.readouterr() == (f"MLflow: 0 runs created, 0 replaced, 4 unchanged {shown}", "")
+    run = runs(project)["finetune-n10-s1"]
+    assert points(project, run, "train/loss") == [(50, 2.0), (100, 1.0), (150, 2.0 / 3)]
+    client = tracking.open_client(project.store)
+    got = client.download_artifacts(run.info.run_id, "model.safetensors", str(project.root))
+    assert Path(got).read_bytes() == b"finetune-n10-s1" * 100
+    assert not (project.root / "mlflow.db").exists() and not (project.root / "mlruns").exists()
+
+
+def test_a_dead_server_is_a_warning(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:secret@127.0.0.1:{free_port()}")
+    start = time.monotonic()
+    stage.publish(project.params)
+    assert time.monotonic() - start < 15
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.count("\n") == 1
+    assert printed.err.startswith("warning: MLflow: not all runs are in http://127.0.0.1:")
+    assert "secret" not in printed.err and printed.err.endswith("tries again\n")
+
+
+@pytest.mark.parametrize("uri", ["nonsense://x", "sqlite:////dev/null/x.db"])
+def test_a_wrong_address_is_a_warning(
+    project: Project, uri: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    stage.publish(project.params)
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.startswith("warning: MLflow: ")
+    assert printed.err.count("\n") == 1
+
+
+def test_a_broken_record_is_named(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    (project.root / FIRST.folder / "record.json").write_text("{")
+    stage.publish(project.params)
+    assert f"{FIRST.folder}/record.json: Expecting" in capsys.readouterr().err
+
+
+def test_many_values_and_parameters(project: Project) -> None:
+    project.compare |= {"breakdowns": [], "seeds": [0]}
+    run = RunId("finetune", 10, 0)
+    write_run(project.root, run, epochs=700, parameters={f"p{i}": i for i in range(250)})
+    publish(project)
+    (found,) = runs(project).values()
+    assert len(found.data.params) == 254
+    assert len(points(project, found, "val/accuracy")) == 700
+
+
+def test_costs_without_memory_or_timing(tmp_path: Path) -> None:
+    assert mirror.costs(tmp_path, FIRST) == {}
+    phase = {"phase": "head", "seconds": 2, "peak_memory_mb": None}
+    write_json(tmp_path / FIRST.folder / "timing.json", {"phases": [phase]})
+    assert mirror.costs(tmp_path, FIRST) == {"cost/train_seconds": 2.0}
+
+
+def test_a_method_has_the_colour_of_the_report() -> None:
+    names = [f"m{place}" for place in range(9)]
+    params = make_params({**make_compare([], names, [0]), "reference": "m0"}, {})
+    job = mirror.Job(params, Path(), tracking.store(Path()), {}, "")
+    result = mirror.Result(RunId("m8", 10, 0), {}, {}, "", "")
+    assert mirror._changing_tags(job, result) == {"mlflow.runColor": colour(8)}
