@@ -1,0 +1,294 @@
+"""The pipeline as users run it: real DVC, real MLflow stores, in folders of their own.
+
+One small project is reproduced once; what happens to it after is told in order, as a story, since
+each step costs seconds of real training.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.digits import write_digits
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+
+
+def environment(folder: Path, **more: str) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DVC_", "GIT_"))}
+    return kept | {
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(folder),
+        "PYTHONWARNINGS": "default",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@b",
+        "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@b",
+    } | more  # fmt: skip
+
+
+def call(folder: Path, *words: str, check: bool = True, **more: str) -> str:
+    done = subprocess.run(
+        words, cwd=folder, env=environment(folder, **more), capture_output=True, text=True,
+        timeout=400,
+    )  # fmt: skip
+    if check and done.returncode:
+        raise AssertionError(f"{words} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+    return f"{done.stdout}\n{done.stderr}\nstatus {done.returncode}"
+
+
+def stages_run(output: str) -> set[str]:
+    return {
+        line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage '")
+    }
+
+
+def edit(folder: Path, **changed) -> None:
+    path = folder / "params.yaml"
+    yaml = YAML()
+    tree = yaml.load(path.read_text(encoding="utf-8"))
+    for key, value in changed.items():
+        *parts, last = key.split("__")
+        place = tree
+        for part in parts:
+            place = place[part]
+        place[last] = value
+    with path.open("w", encoding="utf-8") as file:
+        yaml.dump(tree, file)
+
+
+def copy_project(folder: Path) -> None:
+    """What a clone of this project holds, under git of its own."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    for name in filter(None, listed.stdout.split("\0")):
+        if not name.startswith(("tests/", "docs/", "dvcstore/files")) and (ROOT / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    (folder / "dvc.lock").unlink(missing_ok=True)
+    call(folder, "git", "init", "-q")
+
+
+def mlflow_runs(folder: Path, uri: str | None = None, experiment="siamese-breakdown"):
+    """The live runs of a store as dictionaries, asked from a process of its own."""
+    program = (
+        "import json, sys\n"
+        "from mlflow import MlflowClient\n"
+        "client = MlflowClient(sys.argv[1])\n"
+        "found = client.get_experiment_by_name(sys.argv[2])\n"
+        "runs = client.search_runs([found.experiment_id]) if found else []\n"
+        "print(json.dumps([[r.info.run_id, r.info.run_name, r.data.tags, r.data.metrics,\n"
+        "                   r.data.params, r.info.status] for r in runs]))\n"
+    )
+    uri = uri or f"sqlite:///{folder / 'mlflow.db'}"
+    output = call(folder, sys.executable, "-W", "ignore", "-c", program, uri, experiment)
+    keys = ("id", "name", "tags", "metrics", "params", "status")
+    runs = json.loads(next(line for line in output.splitlines() if line.startswith("[")))
+    return [dict(zip(keys, run, strict=True)) for run in runs]
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    left_out = {"timing.json", "costs.csv", "index.html", ".lock"}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for part in ("prepared", "weights", "runs", "predictions", "reports")
+        for path in sorted((folder / part).rglob("*"))
+        if path.is_file() and path.name not in left_out
+    }
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("project with space")
+    copy_project(folder)
+    call(folder, "dvc", "remove", "data.dvc")
+    write_digits(folder / "data/target", [5, 6], 16)
+    write_digits(folder / "data/source", [0, 1], 10)
+    edit(
+        folder,
+        compare__baselines=["finetune"], compare__shots=[3], compare__seeds=[0],
+        weights__source__epochs=2, methods__breakdown__encoder__epochs=2,
+        methods__breakdown__head__epochs=2, methods__finetune__epochs=3,
+        tracking__models="all",
+    )  # fmt: skip
+    call(folder, "dvc", "add", "data")
+    call(folder, "dvc", "repro")
+    call(folder, "git", "add", "-A")
+    call(folder, "git", "commit", "-qm", "start")
+    return folder
+
+
+TRAINED = {
+    "encoder@breakdown-3-0", "head@breakdown-3-0", "test_breakdown@breakdown-3-0",
+    "baseline@finetune-3-0", "test_baseline@finetune-3-0",
+}  # fmt: skip
+
+
+def test_a_first_repro_makes_every_run_and_the_report(project):
+    runs = mlflow_runs(project)
+    assert sorted(run["name"] for run in runs) == ["breakdown-n3-s0", "finetune-n3-s0"]
+    commit = call(project, "git", "rev-parse", "HEAD").split()[0]
+    for run in runs:
+        assert run["status"] == "FINISHED"
+        tags = run["tags"]
+        assert {"method", "shots", "seed", "data.md5", "mlflow.runColor"} <= tags.keys()
+        assert tags.get("git.commit") in (None, commit)  # there was no commit before the first run
+        assert {"train/loss", "val/loss", "val/accuracy", "test/accuracy", "test/macro_f1",
+                "test/nll", "test/ece", "best/val_accuracy", "cost/images_seen",
+                "cost/train_seconds", "cost/peak_memory_mb"} <= run["metrics"].keys()  # fmt: skip
+    for name in ("results.csv", "metrics.json", "comparison.csv", "costs.csv", "index.html"):
+        assert (project / "reports" / name).stat().st_size > 0
+    assert "finetune" in call(project, "dvc", "metrics", "show")
+    assert not (project / "runs" / ".gitignore").exists()
+
+
+def test_a_second_repro_runs_nothing_but_publish(project):
+    output = call(project, "dvc", "repro")
+    assert stages_run(output) == {"publish"}
+    assert "2 unchanged" in output
+    assert call(project, "git", "status", "--porcelain").split("status")[0].strip() == ""
+
+
+def test_a_forced_rerun_gives_the_same_bytes(project):
+    before = bytes_of(project)
+    assert stages_run(call(project, "dvc", "repro", "-f")) >= TRAINED
+    after = bytes_of(project)
+    assert before.keys() == after.keys()
+    assert [name for name in before if before[name] != after[name]] == []
+    assert len(mlflow_runs(project)) == 2
+
+
+def test_a_changed_head_reruns_heads_alone(project):
+    edit(project, methods__breakdown__head__lr=0.01)
+    assert stages_run(call(project, "dvc", "repro")) == {
+        "head@breakdown-3-0", "test_breakdown@breakdown-3-0", "evaluate", "publish",
+    }  # fmt: skip
+    runs = mlflow_runs(project)
+    assert sorted(run["name"] for run in runs) == [
+        "breakdown-n3-s0", "breakdown-n3-s0", "finetune-n3-s0",
+    ]  # fmt: skip
+    rates = {run["params"].get("method.head.lr") for run in runs if "breakdown" in run["name"]}
+    assert rates == {"0.05", "0.01"}
+
+
+def test_a_new_seed_runs_its_runs_alone_and_changes_no_other(project):
+    before = bytes_of(project)
+    edit(project, compare__seeds=[2, 0])
+    assert stages_run(call(project, "dvc", "repro")) == {
+        "prepare", "encoder@breakdown-3-2", "head@breakdown-3-2", "baseline@finetune-3-2",
+        "test_breakdown@breakdown-3-2", "test_baseline@finetune-3-2", "evaluate", "publish",
+    }  # fmt: skip
+    after = bytes_of(project)
+    kept = [name for name in before if name.startswith(("runs/", "predictions/"))]
+    assert [name for name in kept if before[name] != after[name]] == []
+    edit(project, compare__seeds=[0])
+    assert stages_run(call(project, "dvc", "repro")) <= {"prepare", "evaluate", "publish"}
+    fresh = {name: text for name, text in bytes_of(project).items() if name.startswith("reports/")}
+    assert {name: before[name] for name in fresh} == fresh  # leftovers of seed 2 change nothing
+
+
+def test_a_deleted_store_comes_back_without_training(project):
+    for name in ("mlflow.db", "mlruns"):
+        path = project / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for _ in range(2):
+        assert stages_run(call(project, "dvc", "repro")) == {"publish"}
+        assert len(mlflow_runs(project)) == 2
+
+
+def test_experiments_in_temporary_folders_land_in_the_project_s_store(project):
+    call(project, "git", "add", "-A")
+    call(project, "git", "commit", "-qm", "changed")
+    change = "methods.breakdown.encoder.margin_different=1.5,2.0"
+    call(project, "dvc", "exp", "run", "--queue", "-S", change)
+    call(project, "dvc", "exp", "run", "--temp", "-n", "lonely", "-S",
+         "methods.breakdown.head.lr=0.03")  # fmt: skip
+    call(project, "dvc", "exp", "run", "--run-all")
+    shown = json.loads(call(project, "dvc", "exp", "show", "--json").splitlines()[0])
+    names = {exp["name"] for exp in shown[1]["experiments"] or []}
+    assert len(names) == 3 and "lonely" in names
+    runs = mlflow_runs(project)
+    tagged = {run["tags"].get("dvc.experiment") for run in runs} - {None}
+    assert tagged == names
+    for run in runs:
+        assert not run["name"].startswith("finetune") or all(
+            f"dvc.experiment.{name}" in run["tags"] for name in names
+        )
+    assert len(runs) == 2 + 3
+    assert not list((project / ".dvc/tmp").rglob("mlflow.db"))
+    assert (project / "mlruns").is_dir()
+
+
+def test_an_own_data_set_never_goes_into_the_embedded_store(project, tmp_path):
+    embedded, mine = project / "dvcstore", tmp_path / "mine"
+    assert "remote" not in (project / "data.dvc").read_text()
+    call(project, sys.executable, "-m", "pipeline.prune")
+    call(project, "dvc", "repro")
+    call(project, "dvc", "remote", "add", "-d", "mine", str(mine))
+    call(project, "dvc", "push")
+    pushed = {path.name for path in mine.rglob("*") if path.is_file()}
+    data = YAML(typ="safe").load((project / "data.dvc").read_text())["outs"][0]["md5"]
+    assert data[2:] in pushed  # the list of the folder, whose files lie beside it
+    assert len(pushed) > 52
+    assert [path for path in embedded.rglob("*") if path.is_file()] == [embedded / ".gitattributes"]
+    call(project, "git", "commit", "-qam", "remote")
+    clone = tmp_path / "clone"
+    call(tmp_path, "git", "clone", "-q", str(project), str(clone))
+    call(clone, "dvc", "pull")
+    assert stages_run(call(clone, "dvc", "repro")) == {"publish"}
+    assert len(mlflow_runs(clone)) == 2
+    assert bytes_of(clone) == bytes_of(project)
+
+
+def test_wrong_input_stops_the_stage_with_one_line(project):
+    picture = next((project / "data/target/5").iterdir())
+    kept = picture.read_bytes()
+    before = bytes_of(project)
+    picture.unlink()  # DVC may have linked it to its cache
+    picture.write_text("this is no picture")
+    output = call(project, "dvc", "repro", check=False)
+    assert "status 0" not in output and "Traceback" not in output
+    lines = [line for line in output.splitlines() if picture.name in line]
+    assert lines and "5/" in lines[0]
+    picture.write_bytes(kept)
+    call(project, "dvc", "repro")
+    assert bytes_of(project).keys() == before.keys()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"compare__referenc": "finetune"}, "did you mean 'reference'"),
+        ({"methods__breakdown__encoder__latent": "embeding"}, "embedding"),
+        ({"model__architecture": "resnet19"}, "resnet18"),
+    ],
+)
+def test_the_check_command_ends_with_status_1(project, tmp_path, change, said):
+    for name in ("params.yaml", "pretrained"):
+        path = project / name
+        (shutil.copytree if path.is_dir() else shutil.copy)(path, tmp_path / name)
+    edit(tmp_path, **change)
+    output = call(tmp_path, sys.executable, "-m", "pipeline.check", check=False,
+                  PYTHONPATH=str(project))  # fmt: skip
+    assert output.endswith("status 1") and said in output and "Traceback" not in output
+    assert len([line for line in output.splitlines() if line.startswith("error: ")]) == 1
+
+
+def test_two_processes_never_work_on_one_run(project):
+    import filelock
+
+    with filelock.FileLock(project / "runs/finetune/shots-3/seed-0/.lock"):
+        output = call(
+            project, sys.executable, "-m", "pipeline.stages.baseline", "finetune", "3", "0",
+            check=False,
+        )  # fmt: skip
+    assert output.endswith("status 1") and "another process is working on this run" in output
