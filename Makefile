@@ -4,6 +4,8 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONPATH := $(CURDIR)
+# all but the experiment, mean accuracies, learning rates, margins and what is compared
+EXP_COLUMNS = (?!Experiment|.*accuracy\.mean|methods\..*\.(lr|margin_different)|compare\.(shots|seeds)).*
 .DEFAULT_GOAL := repro
 .PHONY: repro env test check format lock ui exps prune config
 
@@ -43,7 +45,7 @@ ui: env
 	@python -m pipeline.tracking.ui $(PORT)
 
 exps: env
-	@dvc exp show --drop '.*' --keep '(test/accuracy|methods\..*\.lr|compare\..*)'
+	@dvc exp show --no-pager --drop '$(EXP_COLUMNS)'
 
 prune: env
 	@python -m pipeline.prune

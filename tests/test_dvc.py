@@ -74,6 +74,7 @@ def copy_project(folder: Path) -> None:
         if not name.startswith(("tests/", "docs/", "dvcstore/files")) and (ROOT / name).exists():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
+    shutil.copy(ROOT / "configs/digits.yaml", folder / "params.yaml")
     (folder / "dvc.lock").unlink(missing_ok=True)
     call(folder, "git", "init", "-q")
 

@@ -9,7 +9,8 @@ from pipeline.errors import InputError
 from pipeline.params import read
 
 ROOT = Path(__file__).parents[1]
-PARAMS = (ROOT / "params.yaml").read_text(encoding="utf-8")
+DEFAULT = ROOT / "configs/digits.yaml"  # params.yaml is the user's to change
+PARAMS = DEFAULT.read_text(encoding="utf-8")
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +29,7 @@ def line_of(text, part):
 
 
 def test_the_default_is_right_and_whole():
-    params = check.load()
+    params = check.load(DEFAULT)
     assert params.compare.methods == ["breakdown", "finetune", "scratch"]
     breakdown = recipes.of(params.methods["breakdown"])
     assert isinstance(breakdown, recipes.Breakdown)

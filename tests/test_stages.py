@@ -25,12 +25,13 @@ from pipeline.stages.weights import make_weights
 from tests.digits import write_digits
 
 ROOT = Path(__file__).parents[1]
+DEFAULT = ROOT / "configs/digits.yaml"
 EPOCHS = 3
 
 
 def tiny_params(**changed) -> Params:
     """The default params.yaml at a small size; ``changed`` by dotted key, ``__`` for the dot."""
-    source = read(ROOT / "params.yaml")
+    source = read(DEFAULT)
     tree = plain(source.tree)
     tree["compare"] |= {"shots": [4], "seeds": [0]}
     tree["weights"]["source"]["epochs"] = EPOCHS
@@ -82,7 +83,7 @@ def made(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         (folder / "pretrained").mkdir()
-        shutil.copy(ROOT / "params.yaml", folder)
+        shutil.copy(DEFAULT, folder / "params.yaml")
         write_digits(folder / "data/target", [5, 6, 7], 20)
         write_digits(folder / "data/source", [0, 1, 2], 15)
         run_all(tiny_params())
@@ -149,6 +150,17 @@ def test_results_are_those_of_the_predictions_counted_by_hand(project):
         right = sum(a == b for a, b in zip(said["label"], said["predicted"], strict=True))
         mine = results.query("method == @run.method and metric == 'test/accuracy'")["value"].item()
         assert mine == pytest.approx(right / len(said), abs=1e-12)
+
+
+def test_several_shots_and_all_of_them(project):
+    params = tiny_params(compare__shots=["all", 2], compare__seeds=[3, 1])
+    run_all(params)
+    metrics = json.loads(Path("reports/metrics.json").read_text())
+    assert metrics["scratch"].keys() == {"all", "2"}
+    assert metrics["scratch"]["2"]["test/accuracy"]["n"] == 2
+    assert len(pd.read_csv("reports/comparison.csv")) == 2 * 2 * 4
+    assert len(pd.read_csv("reports/accuracy.csv")) == 3 * 2 * 2
+    assert Path("reports/figures/learning-curve.svg").exists()
 
 
 def test_the_model_file_is_the_network_that_predicted(project):
@@ -319,7 +331,7 @@ def test_a_torchvision_network_on_grey_images(project):
     images(params)
     prepare(params)
     make_weights(params)
-    check.check_models(params, ROOT / "params.yaml")
+    check.check_models(params, DEFAULT)
     train_all(params)
     assert (RunId("breakdown", 4, 0).predictions).exists()
 

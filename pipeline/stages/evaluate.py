@@ -17,6 +17,7 @@ from pipeline.report import figures, page
 from pipeline.report.summary import REPORTS, summary_table
 from pipeline.stages import common
 
+ACCURACY = "test/accuracy"
 COMPARISON = ("difference", "low", "high", "p_value")
 
 
@@ -37,6 +38,11 @@ def evaluate(params: Params) -> None:
         REPORTS / "results.csv",
         _results(evidence.runs),
         ("method", "shots", "seed", "metric", "value"),
+    )
+    write_table(
+        REPORTS / "accuracy.csv",  # wide, as dvc plots needs it
+        ((run.id.method, run.id.shots, run.id.seed, run.values[ACCURACY]) for run in evidence.runs),
+        ("method", "shots", "seed", "accuracy"),
     )
     write_json(
         REPORTS / "metrics.json",

@@ -1,5 +1,7 @@
 """What every recipe promises, tested alike for all of them."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -8,12 +10,13 @@ from pipeline.params import Augmentation
 from pipeline.training.loop import fit
 from tests.digits import make_run
 
+DEFAULT = Path(__file__).parents[2] / "configs/digits.yaml"
 SHIFTED = Augmentation(rotation=10, shift=0.1)
 
 
 def quick(name):
     """The recipe's block in the default params.yaml, two epochs a phase."""
-    blocks = {b["recipe"]: b for b in check.load().methods.values()}
+    blocks = {b["recipe"]: b for b in check.load(DEFAULT).methods.values()}
     block = dict(blocks[name])
     for key in ("encoder", "head"):
         if key in block:
