@@ -19,7 +19,7 @@ env: $(VENV)/installed
 
 repro: env
 	@python -m pipeline.check
-	@test -e data || dvc pull --quiet data.dvc
+	@test -e data || dvc pull --quiet $$(grep -q 'remote: embedded' data.dvc && echo --remote embedded) data.dvc
 	@python -m pipeline.plan
 	@dvc repro
 	@python -m pipeline.report.summary

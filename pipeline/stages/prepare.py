@@ -30,9 +30,12 @@ def prepare(params: Params) -> None:
     _check_pairs(params, counts)
 
     for name in ("val", "test"):
-        listed = images[split == name]
-        rows = zip(listed["row"], listed["label"], strict=True)
-        write_table(f"prepared/splits/{name}.csv", rows, ("row", "label"))
+        rows, labels = _columns(images[split == name])
+        if name == "val" and params.data.shuffle_labels:
+            # true labels here would choose the epoch, and so be learnt from
+            labels = splits.shuffled_labels(labels, params.data.splits.seed)
+        listed = zip(rows.tolist(), labels.tolist(), strict=True)
+        write_table(f"prepared/splits/{name}.csv", listed, ("row", "label"))
     missing = _write_runs(params, images[split == "train"])
     summary = {
         "images": len(images),
