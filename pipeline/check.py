@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -13,8 +14,12 @@ from pipeline.errors import InputError, command
 from pipeline.params import METHOD_NAME, PARAMS_FILE, Params, Source, nearest, parse, plain, read
 
 
-def load(path: Path | str = PARAMS_FILE) -> Params:
+def load(path: Path | str = PARAMS_FILE, files: bool = True) -> Params:
     """Read and check params.yaml, every method of it, without loading torch.
+
+    Args:
+        path: the file.
+        files: whether the files it names must be there already.
 
     Raises:
         InputError: the first thing that is wrong, with file, line and key.
@@ -29,6 +34,8 @@ def load(path: Path | str = PARAMS_FILE) -> Params:
     _check_data(params, source)
     _check_compare(params, source)
     _check_weights(params, source)
+    if files:
+        _check_files(params, source)
     return params
 
 
@@ -49,12 +56,14 @@ def check_models(params: Params, path: Path | str = PARAMS_FILE) -> None:
         problem = f"there is no '{name}'; {nearest(name, architectures.names())}"
         raise source.error(("model", "architecture"), problem)
     architectures.check_size(name, data.image_size, data.channels)
+    with torch.device("meta"):
+        network = architectures.build(
+            name, 2, data.channels, data.image_size, params.model.dropout, 0
+        )
     for method in params.compare.breakdowns:
         block: dict[str, Any] = params.methods[method]["encoder"]
         if "latent" not in block:
             continue
-        with torch.device("meta"):
-            network = architectures.build(name, 2, data.channels, data.image_size, None, 0)
         try:
             cut(network, block["latent"])
         except InputError as error:
@@ -110,12 +119,6 @@ def _check_compare(params: Params, source: Source) -> None:
 
 def _check_weights(params: Params, source: Source) -> None:
     weights = params.weights
-    if not Path(weights.file).exists():
-        problem = f"'{weights.file}' is not there; name a file of weights, or the folder pretrained"
-        raise source.error(("weights", "file"), problem)
-    if weights.from_ == "file" and not Path(weights.file).is_file():
-        problem = f"'{weights.file}' is a folder; from: file needs a .safetensors, .pth or .pt file"
-        raise source.error(("weights", "file"), problem)
     if weights.from_ == "source" and weights.source is None:
         raise source.error(
             ("weights",), "from: source needs source: how to train on the source set"
@@ -127,9 +130,36 @@ def _check_weights(params: Params, source: Source) -> None:
         raise source.error(("weights", "from"), problem)
 
 
+def _check_files(params: Params, source: Source) -> None:
+    weights = params.weights
+    if not Path(weights.file).exists():
+        problem = f"'{weights.file}' is not there; put the file there (for experiments in other "
+        problem += "folders, dvc add it), or name the folder pretrained"
+        raise source.error(("weights", "file"), problem)
+    if weights.from_ == "file" and not Path(weights.file).is_file():
+        problem = f"'{weights.file}' is a folder; from: file needs a .safetensors, .pth or .pt file"
+        raise source.error(("weights", "file"), problem)
+
+
+def own_data_in_embedded_store() -> bool:
+    """Whether data.dvc would push a user's images into the store that is part of the project."""
+    try:
+        (tracked,) = read("data.dvc").tree["outs"]
+        stored = f"dvcstore/files/md5/{tracked['md5'][:2]}/{tracked['md5'][2:]}"
+        return tracked.get("remote") == "embedded" and not Path(stored).exists()
+    except (InputError, KeyError, TypeError, ValueError):
+        return False
+
+
 def main() -> None:
     """Check params.yaml and the models it names."""
     check_models(load())
+    if own_data_in_embedded_store():
+        print(
+            "warning: data.dvc: these are not the embedded images, but dvc push would put them "
+            "into dvcstore/; remove the line 'remote: embedded' from data.dvc",
+            file=sys.stderr,
+        )
     print(f"{PARAMS_FILE} is right", flush=True)
 
 

@@ -27,7 +27,7 @@ def put_in_place(name: str) -> str:
     if name not in known:
         raise InputError(f"configs: there is no '{name}'; {nearest(name, known)}")
     config, params = CONFIGS / f"{name}.yaml", Path(PARAMS_FILE)
-    check.load(config)
+    check.load(config, files=False)
     text = config.read_text(encoding="utf-8")
     if params.exists() and params.read_text(encoding="utf-8") != text:
         kept = next(p for i in count(1) if not (p := Path(f"{PARAMS_FILE}.{i}")).exists())

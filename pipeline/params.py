@@ -27,6 +27,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+BatchSize = Annotated[int, Field(ge=2)]  # batch normalisation needs two images
 
 
 class Block(BaseModel):
@@ -97,7 +98,7 @@ class Augmentation(Block):
 class Training(Block):
     """What all methods share."""
 
-    batch_size: Count
+    batch_size: BatchSize
     rule: Literal["val_loss", "val_accuracy"] = "val_loss"
     augmentation: Augmentation = Augmentation()
 
@@ -117,7 +118,7 @@ class Optimization(Block):
     weight_decay: NonNegative = 0.0
     schedule: Literal["constant", "cosine"] = "cosine"
     warmup: Fraction = 0.0
-    batch_size: Count | None = None
+    batch_size: BatchSize | None = None
     patience: Annotated[int, Field(ge=0)] = 0
     min_delta: NonNegative = 0.0
 
@@ -161,7 +162,7 @@ class Runtime(Block):
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    threads: Count
+    threads: Annotated[int, Field(ge=1, le=1024)]
 
 
 class Tracking(Block):
@@ -291,7 +292,9 @@ def nearest(word: str, valid: list[str]) -> str:
 
 def _is_branch(key: str | int, value: Any) -> bool:
     # pydantic adds the tried branch of a union, such as "int" or "literal['all']", to the place
-    return isinstance(key, str) and bool(re.match(r"(int|float|list\[|literal\[|constrained)", key))
+    return isinstance(key, str) and bool(
+        re.match(r"(int|float|list\[|literal\[|constrained|\[key\])", key)
+    )
 
 
 def _problem(schema: type[Block], error: Any) -> str:
@@ -300,6 +303,10 @@ def _problem(schema: type[Block], error: Any) -> str:
         return f"unknown key; {nearest(str(place[-1]), _keys(schema, place[:-1]))}"
     if kind == "missing":
         return "is missing; it has no default"
+    if place[-1:] == ("[key]",):
+        return "must be a name, in small letters, digits and _"
+    if place[0:2] == ("compare", "shots") and len(place) > 2:
+        return f"must be a whole number or all, but it is {error['input']!r}"
     given = repr(error["input"])
     given = given if len(given) <= 60 else given[:57] + "…"
     return f"{error['msg'][0].lower()}{error['msg'][1:]}, but it is {given}"

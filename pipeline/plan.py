@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline import check, recipes
 from pipeline.errors import command
-from pipeline.params import Optimization, Params
+from pipeline.params import PARAMS_FILE, Optimization, Params
 from pipeline.records import RunId, read_json, runs_of
 
 STAGE_SECONDS = 5.0  # a stage's start and end: imports, reading, writing
@@ -22,12 +22,24 @@ def stale_runs(params: Params) -> list[RunId]:
     from dvc.repo import Repo
 
     with Repo(".") as repo:
-        stale = {str(name) for name, why in repo.status().items() if why != ["always changed"]}
+        stale = {str(n): why for n, why in repo.status().items() if why != ["always changed"]}
     runs = runs_of(params.compare)
-    if any(name in UPSTREAM or name.endswith(".dvc") for name in stale):
-        return runs
+    for name, why in stale.items():
+        if (name in UPSTREAM and not _only_other_runs(why)) or name.endswith(".dvc"):
+            return runs
     cells = {name.split("@", 1)[1] for name in stale if name.split("@", 1)[0] in TRAINING}
     return [run for run in runs if f"{run.method}-{run.shots}-{run.seed}" in cells]
+
+
+def _only_other_runs(why: list[Any]) -> bool:
+    """Whether a stage is stale for other seeds, shots or methods alone, which alter no old list."""
+    changed = [key for reason in why for deps in reason.values() for key in deps.items()]
+    return bool(changed) and all(
+        path.endswith(PARAMS_FILE)
+        and isinstance(keys, dict)
+        and all(str(key).startswith("compare.") for key in keys)
+        for path, keys in changed
+    )
 
 
 def describe(params: Params) -> str:

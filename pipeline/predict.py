@@ -17,6 +17,8 @@ from pipeline.params import Params
 from pipeline.records import RunId, read_json, runs_of
 from pipeline.training import runtime
 
+TABLE = "prepared/images.csv"
+
 
 def find_run(params: Params, method: str, shots: str | None, seed: int | None) -> RunId:
     """The trained run asked for; without shots the most images, without seed the first.
@@ -71,7 +73,9 @@ def classify(params: Params, run: RunId, paths: list[Path]) -> list[tuple[Path, 
 
 def class_names() -> list[str]:
     """Class names in the order of their labels."""
-    images = splits.read_images("prepared/images.csv")
+    if not Path(TABLE).exists():
+        raise InputError(f"{TABLE}: is not there, and it names the classes; run dvc repro")
+    images = splits.read_images(TABLE)
     return list(images.drop_duplicates("label").sort_values("label")["class"])
 
 

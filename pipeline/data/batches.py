@@ -61,8 +61,8 @@ def read_pairs(path: Path | str, rows: Array) -> PairList:
 
 
 def batch_count(images: int, batch_size: int) -> int:
-    """Batches an epoch."""
-    return math.ceil(images / batch_size)
+    """Batches an epoch: each of two images at least, where there are two."""
+    return max(1, min(math.ceil(images / batch_size), images // 2))
 
 
 def image_batches(images: int, batch_size: int, generator: torch.Generator) -> list[Tensor]:

@@ -92,6 +92,8 @@ def _use_every_image(
     """Give each image that no pair has the place of a pair whose two images have others."""
     degree = np.bincount(np.concatenate([left, right]), minlength=len(labels))
     for image in np.flatnonzero(degree == 0):
+        if degree[image]:  # it became the partner of one before it
+            continue
         for kind in (False, True):
             partners = np.flatnonzero((labels == labels[image]) == kind)
             partners = partners[partners != image]

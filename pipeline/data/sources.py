@@ -23,6 +23,9 @@ IMAGES = "bmp gif jpe jpeg jpg pbm pgm png pnm ppm tif tiff webp"  # what is rea
 SUFFIXES = frozenset(f".{name}" for name in IMAGES.split())
 SIDECARS = frozenset((".txt", ".csv", ".json", ".xml", ".md", ".db", ".ini"))
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLITS |= {"training": "train", "training_set": "train", "train_set": "train"}
+SPLITS |= {"validation_set": "val", "val_set": "val"}
+SPLITS |= {"testing": "test", "test_set": "test"}
 
 Parts = tuple[str, ...]  # a path relative to the target, folder by folder
 

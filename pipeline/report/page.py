@@ -22,7 +22,7 @@ from pipeline.report import words
 from pipeline.report.figures import Panel
 
 ACCURACY = "test/accuracy"
-MARKS = {"better": "▲", "worse": "▼"}
+MARKED = ("better", "worse")
 GROUPS = {
     "accuracy": (
         "Test accuracy, seed by seed",
@@ -121,9 +121,14 @@ def _verdict(
     contrasts: Sequence[Contrast],
 ) -> dict[str, Any]:
     rows = [row for row in contrasts if row.shots == shots and row.metric == ACCURACY]
-    leader = max(compare.methods, key=lambda m: estimates[m][str(shots)][ACCURACY].mean)
+    means = {method: estimates[method][str(shots)][ACCURACY] for method in compare.methods}
+    verdicts = {row.method: row.verdict for row in rows}
+    best = supported_best(compare.methods, compare.reference, verdicts)
+    top = words.value(ACCURACY, max(estimate.mean for estimate in means.values()))
+    leaders = [m for m in compare.methods if words.value(ACCURACY, means[m].mean) == top]
+    leaders = [best] if best else leaders
     return {
-        "leader": words.leader(shots, leader, estimates[leader][str(shots)][ACCURACY]),
+        "leader": words.leader(shots, leaders, means[leaders[0]], best is not None),
         "findings": [{"row": row, "text": words.finding(row, compare.reference)} for row in rows],
         "resolution": words.resolution(rows),
     }
@@ -144,7 +149,8 @@ def _scores(
     best = {m: supported_best(compare.methods, compare.reference, verdicts[m]) for m in HEADLINE}
     return {
         "title": f"With {words.budget(shots)}",
-        "marked": any(found in MARKS for by in verdicts.values() for found in by.values()),
+        "best": any(best.values()),
+        "marked": any(found in MARKED for by in verdicts.values() for found in by.values()),
         "rows": [
             {
                 "method": method,
@@ -156,8 +162,7 @@ def _scores(
                         "title": words.TITLES[metric],
                         "value": words.value(metric, estimates[method][str(shots)][metric].mean),
                         "interval": words.interval(metric, estimates[method][str(shots)][metric]),
-                        "verdict": verdicts[metric].get(method, ""),
-                        "mark": MARKS.get(verdicts[metric].get(method, ""), ""),
+                        "verdict": v if (v := verdicts[metric].get(method)) in MARKED else "",
                         "best": best[metric] == method,
                     }
                     for metric in HEADLINE
@@ -190,7 +195,6 @@ def _contrast(row: Contrast) -> dict[str, Any]:
         "p_adjusted": words.p_value(row.p_adjusted),
         "wins": f"{found.wins} of {found.n}",
         "verdict": row.verdict,
-        "mark": MARKS.get(row.verdict, ""),
     }
 
 

@@ -86,14 +86,27 @@ def budget(shots: int | str) -> str:
     return f"{shots} image a class" if shots == 1 else f"{shots} images a class"
 
 
-def leader(shots: int | str, method: str, estimate: Estimate) -> str:
-    """Which method has the highest mean accuracy, and how well that mean is known."""
+def leader(shots: int | str, methods: Sequence[str], estimate: Estimate, shown: bool) -> str:
+    """Who has the highest mean accuracy, how well it is known, and whether that makes it best.
+
+    Args:
+        shots: images a class.
+        methods: those that share the highest mean, as it is printed.
+        estimate: of the first of them.
+        shown: whether the verdicts show it to be best.
+    """
     known = seeds(estimate.n)
     if estimate.low is not None:
         known = f"{INTERVAL} {interval('test/accuracy', estimate)}, {known}"
+    mean = f"{value('test/accuracy', estimate.mean)}{FIXED}%"
+    if shown:
+        return f"With {budget(shots)}, {methods[0]} is best: test accuracy {mean} ({known})."
+    if len(methods) > 1:
+        named = f"{', '.join(methods[:-1])} and {methods[-1]} share the highest mean"
+        return f"With {budget(shots)}, no method is shown to be best: {named}, {mean}."
     return (
-        f"With {budget(shots)}, {method} has the highest mean test accuracy: "
-        f"{value('test/accuracy', estimate.mean)} % ({known})."
+        f"With {budget(shots)}, no method is shown to be best: {methods[0]} has the highest mean "
+        f"test accuracy, {mean} ({known})."
     )
 
 
@@ -102,7 +115,7 @@ def finding(row: Contrast, reference: str) -> str:
     known = [seeds(row.comparison.n)]
     if row.p_adjusted is not None:
         p = p_value(row.p_adjusted)
-        known.insert(0, f"p {p if p.startswith('<') else f'= {p}'}".replace(" ", FIXED))
+        known.insert(0, f"adjusted p {p if p.startswith('<') else f'= {p}'}".replace(" ", FIXED))
         known.insert(0, f"{INTERVAL} {difference_interval(row.metric, row.comparison)}")
     return (
         f"{row.method} vs {reference}: {difference(row.metric, row.comparison.difference)} "
@@ -111,7 +124,7 @@ def finding(row: Contrast, reference: str) -> str:
 
 
 def resolution(rows: Sequence[Contrast]) -> str:
-    """How large a difference must be to be seen: the widest half interval of an open verdict."""
+    """How large a difference can hide: the widest half interval of an open verdict."""
     halves = [
         (row.comparison.high - row.comparison.low) / 2
         for row in rows
@@ -123,8 +136,8 @@ def resolution(rows: Sequence[Contrast]) -> str:
         return ""
     row = rows[0]
     return (
-        f"{seeds(row.comparison.n)}: only differences larger than about "
-        f"{value(row.metric, max(halves))} {difference_unit(row.metric)} could have been seen."
+        f"{seeds(row.comparison.n)}: a difference of up to about "
+        f"{value(row.metric, max(halves))} {difference_unit(row.metric)} could have gone unseen."
     )
 
 

@@ -20,7 +20,8 @@ def encoder(params: Params, run: RunId) -> None:
     )
     phases = [result.record() for result in results]
     record = workspace.record(params, run, recipe, made, inputs, phases, results[-1].reason)
-    del record["parameters"]["method"]["head"]  # it has no part in the encoder
+    del record["parameters"]["method"]["head"]  # neither this nor the rule has a part in it
+    del record["parameters"]["training"]["rule"]
     history = workspace.continue_history([], results)
     workspace.write_run(run.folder / "encoder", module.state_dict(), record, history, results)
     say(run, record)

@@ -103,14 +103,18 @@ def _pair_counts(pairs: PairList, missing: dict[str, int]) -> dict[str, int]:
 
 
 def _say_missing(params: Params, said: dict[str, Any]) -> None:
-    short = {name: of["same_missing"] for name, of in said.items() if of["same_missing"]}
-    if short and params.compare.breakdowns:
-        name, count = next(iter(short.items()))
-        print(
-            f"prepare: too few images for the same-class pairs asked for: {name} has all there "
-            f"are, {count} fewer than asked, and so have {len(short) - 1} other lists",
-            file=sys.stderr,
-        )
+    if not params.compare.breakdowns:
+        return
+    for kind, words in (("same", "of one class"), ("different", "of two classes")):
+        short = {name: of[f"{kind}_missing"] for name, of in said.items() if of[f"{kind}_missing"]}
+        if short:
+            worst = max(short, key=lambda name: short[name])
+            print(
+                f"prepare: there are too few pairs {words} in {len(short)} of {len(said)} pair "
+                f"lists, which take all there are; {worst} lacks most, {short[worst]} of those "
+                "that pairs.per_image asks for",
+                file=sys.stderr,
+            )
 
 
 def _check_pairs(params: Params, counts: dict[str, dict[str, int]]) -> None:

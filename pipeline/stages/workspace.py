@@ -69,6 +69,7 @@ def load_run(params: Params, run: RunId, recipe: Recipe, pairs: bool) -> tuple[R
         training=params.training,
         seed=run.seed,
         device=device,
+        method=run.method,
     )
     if pairs:
         made.pairs = read_pairs(run.pair_list, rows)

@@ -24,6 +24,7 @@ import psutil
 
 from pipeline.errors import InputError
 from pipeline.records import digest
+from pipeline.tracking import views
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -33,13 +34,15 @@ PHASES = "siamese-breakdown-phases"
 KIND = "mlflow.experimentKind"
 NOTES = {
     RESULTS: (
-        "One finished run per method, shots, seed and configuration, mirrored from the files that "
-        "DVC tracks; `dvc repro` brings back whatever is missing here.\n\n"
-        "- `train/loss`, `val/loss`, `val/accuracy`: cross-entropy phases, against images seen\n"
-        "- `encoder/…`: the pairwise phase of a breakdown, whose loss is another quantity\n"
-        "- `best/val_accuracy`: at the chosen epoch; `test/…`: on the test split\n"
+        "One run per method, shots and seed. To compare them in charts, choose *Model training* "
+        f"(top left), then *Views › {views.NAME}* (top right).\n\n"
+        "- `test/…`: on the test split; `best/val_accuracy`: at the chosen epoch\n"
+        "- `train/loss`, `val/loss`, `val/accuracy`: phases trained with cross-entropy; the step "
+        "is images seen, so those of a breakdown begin after its encoder phase\n"
+        "- `encoder/…`: the encoder phase of a breakdown, whose pairwise loss is another quantity\n"
         "- `cost/…`: images seen, seconds and peak memory of training\n\n"
-        "Compare methods by grouping runs by the tags `method` and `shots`."
+        "*Group by* the tags `method` and `shots` shows means over seeds. The runs mirror the "
+        "files that DVC tracks; `dvc repro` brings back whatever is missing here."
     ),
     PHASES: (
         "Phases followed while they train: one run per phase, best effort. "
@@ -194,15 +197,17 @@ def experiment(client: MlflowClient, name: str, place: Store) -> str:
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(number)
     for key, value in _experiment_tags(name).items():
-        # a note that the user has edited stays
+        # a note or view that the user has edited stays
         if found.tags.get(key) != value and (key == KIND or key not in found.tags):
             client.set_experiment_tag(number, key, value)
     return number
 
 
 def _experiment_tags(name: str) -> dict[str, str]:
-    # without this kind the UI opens in its mode for language models
-    return {KIND: "custom_model_development", "mlflow.note.content": NOTES[name]}
+    # versions that go by the kind open in the mode for language models without it; 3.17 goes by
+    # the address, see views.page
+    tags = {KIND: "custom_model_development", "mlflow.note.content": NOTES[name]}
+    return {**tags, views.TAG: views.saved_view()} if name == RESULTS else tags
 
 
 def _create(client: MlflowClient, name: str, location: str | None) -> Any:

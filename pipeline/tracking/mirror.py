@@ -28,6 +28,7 @@ from pipeline.colours import colour
 from pipeline.params import Params
 from pipeline.records import RunId, digest, file_digest, read_json, runs_of, write_json
 from pipeline.tracking import client as tracking
+from pipeline.tracking import views
 from pipeline.tracking.live import close_leftovers
 
 if TYPE_CHECKING:
@@ -125,14 +126,14 @@ def _publish(job: Job) -> Summary:
     experiment_id = tracking.experiment(client, tracking.RESULTS, job.store)
     existing = _existing(client, experiment_id)
     created = kept = replaced = 0
-    for result in results:
+    for result, started in zip(results, _starts(job, results), strict=True):
         found = existing.get(result.key, [])
         same = [run for run in found if run.data.tags.get("result_digest") == result.digest]
         if same:
             _update(client, same[0], job, result)
             kept += 1
         else:
-            _create(client, experiment_id, job, result)
+            _create(client, experiment_id, job, result, started)
             replaced += bool(found)
             created += not found
         for run in found:
@@ -143,6 +144,21 @@ def _publish(job: Job) -> Summary:
     if not close_leftovers(client):
         _remember(job, summary)
     return summary
+
+
+def _starts(job: Job, results: Sequence[Result]) -> list[int]:
+    """When each run is said to have started, in milliseconds.
+
+    The duration that MLflow shows is then that of training, no run ends after now, and the newest
+    first, which is MLflow's order, is the order of the comparison.
+    """
+    longest = max((_training_time(job, result) for result in results), default=0)
+    latest = time.time_ns() // 1_000_000 - longest
+    return [latest - place for place in range(len(results))]
+
+
+def _training_time(job: Job, result: Result) -> int:
+    return int(1000 * costs(job.root, result.run).get("cost/train_seconds", 0))
 
 
 def read_results(job: Job) -> list[Result]:
@@ -277,7 +293,8 @@ def _abandoned(run: Any) -> bool:
     tags = run.data.tags
     if tracking.is_local(tags):
         return tags.get("process.pid") == str(os.getpid()) or not tracking.is_alive(tags)
-    return bool(time.time() - run.info.start_time / 1000 > ABANDONED_SECONDS)
+    # not by the run's own start, which lies its training time back
+    return time.time() - float(tags.get("publishing.since", 0)) > ABANDONED_SECONDS
 
 
 def _changing_tags(job: Job, result: Result) -> dict[str, str]:
@@ -307,31 +324,31 @@ def _update(client: MlflowClient, run: Any, job: Job, result: Result) -> None:
         client.log_batch(run.info.run_id, tags=changed)
 
 
-def _create(client: MlflowClient, experiment_id: str, job: Job, result: Result) -> None:
+def _create(
+    client: MlflowClient, experiment_id: str, job: Job, result: Result, started: int
+) -> None:
     """Make one run whole: everything first, what it is known by last."""
     from mlflow.entities import RunTag
 
     record, run = result.record, result.run
-    spent = costs(job.root, run)
-    # the duration that MLflow shows is that of training
-    now = time.time_ns() // 1_000_000
-    started = now - int(1000 * spent.get("cost/train_seconds", 0))
-    marks = {"publishing": result.key, **tracking.process_tags()}
+    ended = started + _training_time(job, result)
+    since = {"publishing.since": f"{time.time():.0f}"}
+    marks = {"publishing": result.key, **since, **tracking.process_tags()}
     tags = {**_lasting_tags(job, result), **_changing_tags(job, result), **marks}
     run_id = client.create_run(experiment_id, started, tags, run.name).info.run_id
 
     tracking.send_params(client, run_id, _parameters(record))
     points = history_points(job.file(run.folder / "history.csv"))
     named = {name for name, _, _ in points}
-    finals = {**record["metrics"], **result.scores, **spent}
-    timed = [(name, value, started + row, step) for row, (name, value, step) in enumerate(points)]
-    # MLflow draws bars of what has no step but 0, lines of the rest
-    timed += [(name, value, now, 0) for name, value in finals.items() if name not in named]
+    finals = {**result.scores, **record["metrics"], **costs(job.root, run)}
+    # MLflow draws bars of what has no step but 0, lines of the rest, and lists what comes first
+    timed = [(name, value, ended, 0) for name, value in finals.items() if name not in named]
+    timed += [(name, value, started + row, step) for row, (name, value, step) in enumerate(points)]
     tracking.send_points(client, run_id, timed)
     for path, folder in _artifacts(job, run):
         client.log_artifact(run_id, str(path), folder)
 
-    client.set_terminated(run_id, "FAILED" if record["status"] == "diverged" else "FINISHED", now)
+    client.set_terminated(run_id, "FAILED" if record["status"] == "diverged" else "FINISHED", ended)
     known_by = [RunTag("result_digest", result.digest), RunTag("config_key", result.key)]
     client.log_batch(run_id, tags=known_by)
     for mark in marks:
@@ -363,14 +380,15 @@ def note(record: Mapping[str, Any]) -> str:
     ]
     if record["status"] == "diverged":
         lines += [f"**Diverged:** {record['reason']}", ""]
-    lines += [
-        "| phase | epochs | chosen epoch | rule | images seen |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    columns = ("phase", "epochs", "chosen_epoch", "rule", "images_seen")
-    for phase in record["phases"]:
-        lines.append("| " + " | ".join(str(phase.get(column, "")) for column in columns) + " |")
-    return "\n".join(lines)
+    # a list: MLflow draws tables without space between the columns
+    return "\n".join([*lines, *map(_phase_line, record["phases"])])
+
+
+def _phase_line(phase: Mapping[str, Any]) -> str:
+    chosen = phase["chosen_epoch"]
+    kept = f"epoch {chosen} kept, by `{phase['rule']}`" if chosen else "no epoch kept"
+    done = f"{phase['epochs']} epochs, {phase['images_seen']:,} images seen"
+    return f"- phase `{phase['phase']}`: {done}; {kept}"
 
 
 def _model(job: Job, run: RunId) -> Path | None:
@@ -453,7 +471,7 @@ def _stamp(job: Job) -> Path:
 
 
 def _state(job: Job) -> str:
-    files = [Path(__file__), Path(tracking.__file__), job.file(RESULTS_TABLE)]
+    files = [Path(__file__), Path(tracking.__file__), Path(views.__file__), job.file(RESULTS_TABLE)]
     if job.store.database:
         files.append(job.store.database)
     for run in job.runs:

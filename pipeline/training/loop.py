@@ -91,6 +91,7 @@ def fit(phase: Phase, device: torch.device, precision: str, log: Log = lambda ro
             losses.mean().backward()
             optimizer.step()
             schedule.step()
+            result.images_seen += len(batch[0])
             loss_sum += losses.detach().sum()
             items += len(losses)
         phase.module.eval()
@@ -98,7 +99,6 @@ def fit(phase: Phase, device: torch.device, precision: str, log: Log = lambda ro
             metrics = {"train/loss": loss_sum / items, **phase.validate()}
         values = fetch({**metrics, FINITE: all_finite(phase.module)})
         finite = values.pop(FINITE) == 1 and all(map(math.isfinite, values.values()))
-        result.images_seen += phase.images
         row = {"phase": phase.name, "epoch": epoch, "images_seen": result.images_seen, **values}
         if not finite:
             result.status = "diverged"

@@ -19,7 +19,7 @@ def rms_distance(left: Tensor, right: Tensor) -> Tensor:
     of two equal latents is zero.
     """
     square = (left - right).square().mean(dim=1)
-    apart = square > 0
+    apart = square != 0  # NaN too, which must stay NaN
     return torch.where(apart, torch.where(apart, square, 1.0).sqrt(), 0.0)
 
 

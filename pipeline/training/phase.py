@@ -22,8 +22,7 @@ class Phase:
         groups: parameters and their learning rates, as ``torch.optim`` takes them.
         settings: how long, with which optimizer and schedule, when to stop.
         steps: batches an epoch at most.
-        images: training images an epoch.
-        batches: the batches of one epoch, called anew for each.
+        batches: the batches of one epoch, called anew for each; a batch's first part is its inputs.
         loss: a batch to its losses, one an item (B,) or (P,).
         validate: validation metrics, ``val/loss`` among them, as tensors on the device.
         rule: ``val_loss`` or ``val_accuracy``: by what the epoch is chosen.
@@ -35,7 +34,6 @@ class Phase:
     groups: list[dict[str, Any]]
     settings: Optimization
     steps: int
-    images: int
     batches: Callable[[], Iterable[Any]]
     loss: Callable[[Any], Tensor]
     validate: Callable[[], dict[str, Tensor]]

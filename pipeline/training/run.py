@@ -33,6 +33,7 @@ class Run:
         classifier: state-dict keys of the last layer, which never has starting weights.
         classes: how many there are.
         train, val: labelled images.
+        method: its name, for errors.
         pairs, val_pairs: positions in ``train`` and ``val``; only breakdowns have them.
         training: what all methods share.
         seed: draws order, augmentation and dropout, each from a stream of its own.
@@ -47,6 +48,7 @@ class Run:
     training: Training
     seed: int
     device: torch.device
+    method: str = ""
     pairs: PairList | None = None
     val_pairs: PairList | None = None
 
@@ -95,7 +97,6 @@ class Run:
             groups=groups,
             settings=settings,
             steps=batch_count(len(self.train), size),
-            images=len(self.train),
             batches=batches,
             loss=loss,
             validate=lambda: evaluate(
@@ -177,7 +178,6 @@ class Run:
             groups=groups,
             settings=settings,
             steps=composed.batches,
-            images=len(self.train),
             batches=batches,
             loss=loss,
             validate=validate,
@@ -208,8 +208,8 @@ class Run:
         values = value if isinstance(value, list) else [value] * self.classes
         if len(values) != self.classes:
             raise InputError(
-                f"params.yaml: {key}: has {len(values)} values for {self.classes} classes; give "
-                "one number, or one a class in the order of the labels"
+                f"params.yaml: methods.{self.method}.{key}: has {len(values)} values for "
+                f"{self.classes} classes; give one number, or one a class in the labels' order"
             )
         return torch.tensor(values, dtype=torch.float32, device=self.device)
 

@@ -40,6 +40,15 @@ def test_pairs_are_distinct_true_and_use_every_image(sizes, fraction):
     assert {row for pair in listed for row in pair} == set(rows.tolist())
 
 
+@pytest.mark.parametrize("sizes", [[10] * 5, [20] * 2, [5] * 10])
+def test_few_pairs_an_image_are_distinct_and_use_every_image_too(sizes):
+    for seed in range(300):
+        rows, _, pairs, _ = draw(sizes, 1, 0.1, seed)
+        listed = set(zip(pairs.left.tolist(), pairs.right.tolist(), strict=True))
+        assert len(listed) == len(pairs.left), seed
+        assert {row for pair in listed for row in pair} == set(rows.tolist()), seed
+
+
 def test_counts_are_those_asked_for():
     _, _, pairs, missing = draw([20] * 5, per_image=6, positive_fraction=0.25)
     assert len(pairs.same) == 600 and pairs.same.sum() == 150

@@ -4,7 +4,13 @@ import pytest
 
 from pipeline.colours import PALETTE, colour
 from pipeline.evaluation.collect import collect
-from pipeline.evaluation.statistics import Comparison, Contrast, Estimate, contrasts, estimates
+from pipeline.evaluation.statistics import (
+    Comparison,
+    Contrast,
+    Estimate,
+    contrasts,
+    estimates,
+)
 from pipeline.records import RunId, read_json, write_json
 from pipeline.report import figures, words
 from pipeline.report.page import render, supported_best
@@ -63,7 +69,7 @@ def test_the_page_says_what_the_numbers_say(here):
     best = estimates(values, params.compare)["finetune"]["20"][ACCURACY]
     mean, low, high = (f"{100 * share:.1f}" for share in (best.mean, best.low, best.high))
     assert (
-        f"With 20 images a class, finetune has the highest mean test accuracy: {mean} % "
+        f"With 20 images a class, finetune is best: test accuracy {mean} % "
         f"(95 % interval {low} to {high}, 3 seeds)."
     ) in text
     for row in contrasts(values, params.compare):
@@ -92,10 +98,10 @@ def test_one_seed_is_said_to_tell_nothing(here):
     write_runs(params)
     page, panels = made(params)
     text = text_of(page)
-    assert re.search(r"With all training images, \w+ has the highest mean test accuracy", text)
+    assert re.search(r"With all training images, no method is shown to be best: \w+ has", text)
     assert "95 % interval" not in text[: text.index("Scores on the test images")]
     assert "too few seeds to tell" in text
-    assert "No method is marked as best" in text
+    assert "No score is marked as best" in text
     assert not any(panel.group == "learning" for panel in panels)
 
 
@@ -194,11 +200,28 @@ def test_findings_in_words():
     row = Contrast("breakdown", 10, ACCURACY, found, 0.12, "no difference detected")
     said = words.finding(row, "finetune").replace(words.FIXED, " ")
     assert said == (
-        "breakdown vs finetune: −1.2 points (95 % interval −3.0 to +0.6, p = 0.12, 3 seeds)"
+        "breakdown vs finetune: −1.2 points (95 % interval −3.0 to +0.6, adjusted p = 0.12, "
+        "3 seeds)"
     )
     assert words.resolution([row]) == (
-        "3 seeds: only differences larger than about 1.8 points could have been seen."
+        "3 seeds: a difference of up to about 1.8 points could have gone unseen."
     )
     one = Contrast("b", 10, ACCURACY, Comparison(0.01, None, None, None, 1, 1), None, "better")
     assert words.finding(one, "a") == "b vs a: +1.0 points (1 seed)"
     assert words.resolution([one]) == ""
+
+
+def test_the_leader_in_words():
+    def said(methods, shown):
+        found = Estimate(0.943, 0.911, 0.975, 3)
+        return words.leader(10, methods, found, shown).replace(words.FIXED, " ")
+
+    assert said(["a"], True) == (
+        "With 10 images a class, a is best: test accuracy 94.3 % (95 % interval 91.1 to 97.5, "
+        "3 seeds)."
+    )
+    assert said(["a"], False).startswith("With 10 images a class, no method is shown to be best: a")
+    assert said(["a", "b"], False) == (
+        "With 10 images a class, no method is shown to be best: a and b share the highest mean, "
+        "94.3 %."
+    )

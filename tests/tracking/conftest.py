@@ -21,6 +21,7 @@ import pytest
 from pipeline.params import Params
 from pipeline.records import RunId, runs_of, write_history, write_json, write_table
 from pipeline.tracking import client as tracking
+from pipeline.tracking import ui
 
 REPOSITORY = Path(__file__).parents[2]
 OURS = ("MLFLOW_TRACKING_URI", "DVC_ROOT", "DVC_EXP_NAME")
@@ -202,7 +203,7 @@ def server(database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             stdout=log,
             stderr=log,
             start_new_session=True,
-            env={**environment(), "MLFLOW_DISABLE_TELEMETRY": "true"},
+            env=environment() | ui.SETTINGS,
         )
     try:
         wait_for(uri, process)

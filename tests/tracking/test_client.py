@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.tracking import client as tracking
+from pipeline.tracking import views
 
 
 def test_store_embedded(tmp_path: Path) -> None:
@@ -107,6 +108,7 @@ def test_experiment_is_made_once_and_restored(project) -> None:
     assert found.lifecycle_stage == "active"
     assert found.tags["mlflow.experimentKind"] == "custom_model_development"
     assert "best/val_accuracy" in found.tags["mlflow.note.content"]
+    assert found.tags[views.TAG] == views.saved_view()
     assert found.artifact_location == f"{project.store.artifacts}/{tracking.RESULTS}"
 
 

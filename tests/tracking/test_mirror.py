@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from pipeline.colours import colour
-from pipeline.records import RunId, read_json, write_history, write_json, write_table
+from pipeline.records import RunId, read_json, runs_of, write_history, write_json, write_table
 from pipeline.stages import publish as stage
 from pipeline.tracking import client as tracking
 from pipeline.tracking import mirror
@@ -33,7 +33,6 @@ FIRST = RunId("breakdown", 10, 0)
 PUBLISH = """
 import json, sys
 from pathlib import Path
-from pipeline.colours import colour
 from pipeline.params import Params
 from pipeline.tracking import client, mirror
 params, root = Params.model_validate(json.loads(sys.argv[1])), Path.cwd()
@@ -84,9 +83,9 @@ def check_a_run(project: Project) -> None:
         "training.batch_size": "8", "training.flip": "false",
         "method": "breakdown", "shots": "10", "seed": "0", "recipe": "breakdown",
     }  # fmt: skip
-    encoder = [(50, 2.0), (100, 1.0), (150, 2.0 / 3)]
+    encoder = [(50, 2.0), (100, 1.0), (150, 2 / 3)]
     assert points(project, run, "encoder/train/loss") == encoder
-    assert points(project, run, "train/loss") == [(200, 2.0), (250, 1.0), (300, 2.0 / 3)]
+    assert points(project, run, "train/loss") == [(200, 2.0), (250, 1.0), (300, 2 / 3)]
     assert points(project, run, "val/accuracy") == [(200, 0.0), (250, 0.1), (300, 0.2)]
     finals = {
         "best/val_accuracy": 0.7, "cost/images_seen": 300, "cost/train_seconds": 3.0,
@@ -109,9 +108,10 @@ def check_a_run(project: Project) -> None:
 
 def check_tags(tags: dict[str, str]) -> None:
     expected = {"method": "breakdown", "shots": "10", "seed": "0", "recipe": "breakdown",
-                "status": "finished", "device": "cpu", "mlflow.runColor": "#0072B2"}  # fmt: skip
+                "status": "finished", "device": "cpu", "mlflow.runColor": colour(0)}  # fmt: skip
     assert {key: tags[key] for key in expected} == expected
-    assert "| head | 3 | 2 | val_loss | 150 |" in tags["mlflow.note.content"]
+    line = "- phase `head`: 3 epochs, 150 images seen; epoch 2 kept, by `val_loss`"
+    assert line in tags["mlflow.note.content"].splitlines()
     unexpected = ("publishing", "process.", "git.", "data.", "dvc.", "mlflow.source", "model")
     assert not [key for key in tags if key.startswith(unexpected)]
 
@@ -127,7 +127,7 @@ def test_everything_is_there_and_a_second_time_changes_nothing(project: Project)
         "finetune-n10-s1",
     }
     check_tags(first["breakdown-n10-s0"].data.tags)
-    assert first["finetune-n10-s1"].data.tags["mlflow.runColor"] == "#D55E00"
+    assert first["finetune-n10-s1"].data.tags["mlflow.runColor"] == colour(1)
     assert (project.root / "mlruns").is_dir()
     assert sorted(path.name for path in project.root.parent.iterdir()) == [project.root.name]
 
@@ -205,6 +205,27 @@ def test_a_diverged_run_is_there_and_failed(project: Project) -> None:
     assert "**Diverged:** loss is NaN at epoch 1" in run.data.tags["mlflow.note.content"]
     assert points(project, run, "encoder/train/loss") == [(50, 1e30)]
     assert "best/val_accuracy" not in run.data.metrics
+
+
+def test_the_newest_first_is_the_order_of_the_comparison(project: Project) -> None:
+    timing = {"phase": "end_to_end", "seconds": 400.0, "images_seen": 150}
+    slow = project.root / RunId("finetune", 10, 0).folder / "timing.json"
+    write_json(slow, {"phases": [timing]})
+    publish(project)
+    found = sorted(runs(project).values(), key=lambda run: -run.info.start_time)
+    assert [run.info.run_name for run in found] == [
+        run.name for run in runs_of(project.params.compare)
+    ]
+    times = [run.info.end_time - run.info.start_time for run in found]
+    assert times == [3000, 3000, 400_000, 1500]
+    assert all(run.info.end_time <= 1000 * time.time() for run in found)
+
+
+def test_a_phase_without_a_chosen_epoch_says_so() -> None:
+    phase = {"phase": "head", "epochs": 2, "images_seen": 1200, "chosen_epoch": 0}
+    assert mirror._phase_line(phase) == (
+        "- phase `head`: 2 epochs, 1,200 images seen; no epoch kept"
+    )
 
 
 def test_a_step_is_drawn_once(tmp_path: Path) -> None:
@@ -326,20 +347,21 @@ def test_an_interrupted_publish_leaves_nothing_for_long(
 def test_half_runs_of_others_stay_while_they_may_be_alive(project: Project) -> None:
     client = tracking.open_client(project.store)
     number = tracking.experiment(client, tracking.RESULTS, project.store)
-    now = int(1000 * time.time())
+    now = int(time.time())
     own = tracking.process_tags()
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
         living = {**own, "process.pid": str(child.pid)}
         living["process.started"] = str(psutil.Process(child.pid).create_time())
+        other = {**own, "process.host": "x"}
         halves = {
-            "alive": (now, living),
-            "dead": (now, {**own, "process.pid": "1", "process.started": "0"}),
-            "other host": (now, {**own, "process.host": "x"}),
-            "other host, long ago": (now - 4_000_000, {**own, "process.host": "x"}),
+            "alive": living,
+            "dead": {**own, "process.pid": "1", "process.started": "0"},
+            "other host": {**other, "publishing.since": f"{now}"},
+            "other host, long ago": {**other, "publishing.since": f"{now - 4000}"},
         }
-        for name, (start, tags) in halves.items():
-            client.create_run(number, start, {**tags, "publishing": "k"}, name)
-        client.create_run(number, now, {}, "the user's own")
+        for name, tags in halves.items():  # all of them trained for long
+            client.create_run(number, 1000 * (now - 9000), {**tags, "publishing": "k"}, name)
+        client.create_run(number, 1000 * now, {}, "the user's own")
         publish(project)
         child.communicate(b"\n")
     assert set(halves) & set(runs(project)) == {"alive", "other host"}
@@ -413,7 +435,7 @@ def test_on_a_server(
     stage.publish(project.params)
     assert capsys.readouterr() == (f"MLflow: 0 runs created, 0 replaced, 4 unchanged {shown}", "")
     run = runs(project)["finetune-n10-s1"]
-    assert points(project, run, "train/loss") == [(50, 2.0), (100, 1.0), (150, 2.0 / 3)]
+    assert points(project, run, "train/loss") == [(50, 2.0), (100, 1.0), (150, 2 / 3)]
     client = tracking.open_client(project.store)
     got = client.download_artifacts(run.info.run_id, "model.safetensors", str(project.root))
     assert Path(got).read_bytes() == b"finetune-n10-s1" * 100

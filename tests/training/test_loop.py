@@ -40,8 +40,8 @@ def scripted(val_losses, accuracies=None, rule="val_loss", bad_epoch=None, **set
         return value
 
     return Phase(
-        "head", module, [{"params": list(module.parameters()), "lr": 1.0}], settings, 1, 4,
-        lambda: [None], loss, validate, rule, module.train,
+        "head", module, [{"params": list(module.parameters()), "lr": 1.0}], settings, 1,
+        lambda: [(range(4),)], loss, validate, rule, module.train,
     )  # fmt: skip
 
 

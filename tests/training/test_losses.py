@@ -68,6 +68,12 @@ def test_the_distance_of_equal_latents_has_gradient_zero():
     assert latent.grad is not None and (latent.grad == 0).all()
 
 
+def test_what_is_no_number_is_at_no_distance():
+    wrong = torch.tensor([[math.nan, 1.0], [math.inf, 0.0], [math.inf, 0.0]])
+    right = torch.tensor([[0.0, 1.0], [math.inf, 0.0], [0.0, 0.0]])
+    assert not torch.isfinite(rms_distance(wrong, right)).any()
+
+
 def test_the_distance_gradient_is_the_numerical_one():
     left = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
     right = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)

@@ -1,0 +1,58 @@
+"""The saved view: what MLflow's page needs of it, and that a user's own is left alone."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pipeline.tracking import client as tracking
+from pipeline.tracking import views
+from tests.tracking.conftest import Project
+
+METRICS = {
+    "train/loss", "val/loss", "val/accuracy", "encoder/train/loss", "encoder/val/loss",
+    "best/val_accuracy", "test/accuracy", "test/macro_f1", "test/nll", "test/ece",
+    "cost/images_seen", "cost/train_seconds", "cost/peak_memory_mb",
+}  # fmt: skip
+
+
+def state() -> dict[str, Any]:
+    return json.loads(json.loads(views.saved_view())["state"])
+
+
+def test_every_metric_has_one_chart_in_a_section_that_is_there() -> None:
+    charts = state()["compareRunCharts"]
+    keys = [chart["metricKey"] for chart in charts if "metricKey" in chart]
+    assert sorted(keys) == sorted(METRICS)
+    sections = [section["uuid"] for section in state()["compareRunSections"]]
+    assert {chart["metricSectionId"] for chart in charts} == set(sections)
+    for names in (sections, [chart["uuid"] for chart in charts]):
+        assert len(names) == len(set(names))
+
+
+def test_the_columns_are_metrics() -> None:
+    assert set(views.COLUMNS) <= METRICS
+    assert state()["selectedColumns"][0] == "metrics.`test/accuracy`"
+
+
+def test_it_is_small_for_a_tag() -> None:
+    assert len(views.saved_view()) < 5000
+
+
+def test_a_view_that_the_user_has_changed_stays(project: Project) -> None:
+    client = tracking.open_client(project.store)
+    number = tracking.experiment(client, tracking.RESULTS, project.store)
+    client.set_experiment_tag(number, views.TAG, "mine")
+    tracking.experiment(client, tracking.RESULTS, project.store)
+    assert client.get_experiment(number).tags[views.TAG] == "mine"
+    client.delete_experiment_tag(number, views.TAG)
+    tracking.experiment(client, tracking.RESULTS, project.store)
+    assert client.get_experiment(number).tags[views.TAG] == views.saved_view()
+
+
+def test_the_address_names_the_view_and_the_mode() -> None:
+    page = views.page("http://127.0.0.1:5000", "7")
+    place, _, query = page.partition("?")
+    assert place == "http://127.0.0.1:5000/#/experiments/7/runs"
+    assert "workflowType=machine_learning" in query.split("&")
+    assert f"viewStateShareKey={views.TAG.removeprefix('mlflow.sharedViewState.')}" in query
