@@ -164,3 +164,29 @@ def test_each_image_passes_the_encoder_once_a_batch():
     (batch,) = phase.batches()
     losses = phase.loss(batch)
     assert passed == [18] and len(losses) == len(run.pairs.left) > 18
+
+
+def test_it_trains_in_bf16(recipe):
+    run = make_run(pairs=isinstance(recipe, recipes.Breakdown))
+    results = [fit(phase, run.device, "bf16") for phase in phases_of(recipe, run)]
+    assert all(result.status == "finished" for result in results)
+    assert all(tensor.dtype != torch.bfloat16 for tensor in state(run).values())
+    exact, _ = train(recipe)
+    assert not equal(state(run), state(exact))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_it_gives_the_same_bytes_on_a_gpu(recipe):
+    def on_gpu():
+        run = make_run(pairs=isinstance(recipe, recipes.Breakdown), augmentation=SHIFTED)
+        run.device = torch.device("cuda")
+        run.network.to("cuda")
+        for name in ("train", "val"):
+            images = getattr(run, name)
+            setattr(run, name, type(images)(images.pixels.to("cuda"), images.labels.to("cuda")))
+        for phase in phases_of(recipe, run):
+            fit(phase, run.device, "fp32")
+        return state(run)
+
+    assert equal(on_gpu(), on_gpu())
