@@ -43,6 +43,10 @@ def test_tables_of_values_are_whole(schema, field, heading):
     assert named == set(get_args(schema.model_fields[field].annotation))
 
 
+def test_no_placeholder_is_left():
+    assert not re.search(r"^[A-Z_]{6,}$|TODO|XXX", README, re.MULTILINE)
+
+
 def test_rules_named_are_those_there_are():
     said = README.split("by what the epoch is chosen:", 1)[1].split(".\n", 1)[0]
     assert set(re.findall(r"`(\w+)`", said)) == set(
