@@ -6,12 +6,28 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pipeline import recipes
 from pipeline.errors import InputError, command
-from pipeline.params import METHOD_NAME, PARAMS_FILE, Params, Source, nearest, parse, plain, read
+from pipeline.params import (
+    METHOD_NAME,
+    PARAMS_FILE,
+    Params,
+    Source,
+    nearest,
+    parse,
+    plain,
+    read,
+    walk,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pipeline.training.losses import LossBlock
 
 
 def load(path: Path | str = PARAMS_FILE, files: bool = True) -> Params:
@@ -40,15 +56,14 @@ def load(path: Path | str = PARAMS_FILE, files: bool = True) -> Params:
 
 
 def check_models(params: Params, path: Path | str = PARAMS_FILE) -> None:
-    """Build the network without memory and cut it at every compared breakdown's latent.
+    """Build the network without memory and try on it what the compared methods ask for.
 
     Raises:
-        InputError: unknown architecture, image size too small for it, no such latent, no cut.
+        InputError: unknown architecture, image size too small for it, no such latent, no cut, a
+            layer or a loss that there is not.
     """
-    import torch
-
     from pipeline.models import architectures
-    from pipeline.models.cut import cut
+    from pipeline.training.optimizers import check_prefixes
 
     source = read(path)
     name, data = params.model.architecture, params.data
@@ -56,18 +71,51 @@ def check_models(params: Params, path: Path | str = PARAMS_FILE) -> None:
         problem = f"there is no '{name}'; {nearest(name, architectures.names())}"
         raise source.error(("model", "architecture"), problem)
     architectures.check_size(name, data.image_size, data.channels)
-    with torch.device("meta"):
+    with architectures.empty_on_meta():
         network = architectures.build(
             name, 2, data.channels, data.image_size, params.model.dropout, 0
         )
-    for method in params.compare.breakdowns:
-        block: dict[str, Any] = params.methods[method]["encoder"]
-        if "latent" not in block:
-            continue
-        try:
-            cut(network, block["latent"])
-        except InputError as error:
-            raise source.error(("methods", method, "encoder", "latent"), str(error)) from None
+    if params.weights.source is not None:
+        at = ("weights", "source", "weight_decays")
+        _try(source, at, check_prefixes, params.weights.source.weight_decays, network)
+    for method in params.compare.methods:
+        _check_recipe(recipes.of(params.methods[method]), method, network, source)
+
+
+def _check_recipe(recipe: recipes.Recipe, method: str, network: nn.Module, source: Source) -> None:
+    """Try a method's latents, the layers that it names, and its losses."""
+    from pipeline.models.cut import split
+    from pipeline.training.losses import LossBlock
+    from pipeline.training.optimizers import check_prefixes
+
+    at = ("methods", method)
+    for place, latents in recipe.cuts():
+        _try(source, (*at, *place), split, network, latents)
+    for place, block in walk(recipe, at):
+        for key in ("weight_decays", "lr_factors"):
+            named = recipe.layers(block, network)
+            _try(source, (*place, key), check_prefixes, getattr(block, key, {}), named)
+        if isinstance(block, LossBlock):
+            _try_loss(source, place, block)
+
+
+def _try(
+    source: Source, at: tuple[str | int, ...], attempt: Callable[..., object], *given: object
+) -> None:
+    try:
+        attempt(*given)
+    except InputError as error:
+        raise source.error(at, str(error)) from None
+
+
+def _try_loss(source: Source, at: tuple[str | int, ...], loss: LossBlock) -> None:
+    """Try a loss, whose errors name the key but know no line."""
+    try:
+        loss.check(".".join(map(str, at)))
+    except InputError as error:
+        _, keys, problem = str(error).split(": ", 2)
+        within = (int(key) if key.isdigit() else key for key in keys.split("."))
+        raise source.error(tuple(within), problem) from None
 
 
 def _check_data(params: Params, source: Source) -> None:
@@ -125,8 +173,9 @@ def _check_weights(params: Params, source: Source) -> None:
         )
     if weights.from_ == "source" and params.data.source is None:
         raise source.error(("weights", "from"), "source needs data.source, the images to train on")
-    if weights.from_ == "imagenet" and params.model.architecture == "small":
-        problem = "there are no ImageNet weights of the small network; use source, file or none"
+    if weights.from_ == "imagenet" and params.model.architecture in ("small", "bvlc_alexnet"):
+        name = params.model.architecture
+        problem = f"there are no ImageNet weights of {name} to download; use source, file or none"
         raise source.error(("weights", "from"), problem)
 
 
@@ -137,7 +186,9 @@ def _check_files(params: Params, source: Source) -> None:
         problem += "folders, dvc add it), or name the folder pretrained"
         raise source.error(("weights", "file"), problem)
     if weights.from_ == "file" and not Path(weights.file).is_file():
-        problem = f"'{weights.file}' is a folder; from: file needs a .safetensors, .pth or .pt file"
+        problem = (
+            f"'{weights.file}' is a folder; from: file needs a .safetensors, .pth, .pt or .npy file"
+        )
         raise source.error(("weights", "file"), problem)
 
 

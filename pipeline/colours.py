@@ -14,15 +14,21 @@ PALETTE = (
     "#8796c3",
     "#ff5a69",
     "#c3001e",
+    "#3c78ff",
+    "#3c692d",
+    "#b44bd2",
+    "#ff5ab4",
+    "#d28700",
+    "#960fd2",
 )
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
 
 
 def colour(index: int) -> str:
-    """Hex colour of the method at ``index`` of the compared methods; repeats after ten."""
+    """Hex colour of the method at ``index`` of the compared methods; repeats after sixteen."""
     return PALETTE[index % len(PALETTE)]
 
 
 def marker(index: int) -> str:
-    """Matplotlib marker of that method; eleven of them, so that no pair repeats before 110."""
+    """Matplotlib marker of that method; eleven of them, so that no pair repeats before 176."""
     return MARKERS[index % len(MARKERS)]

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import AliasEvent
@@ -37,6 +39,21 @@ class Block(BaseModel):
 
 
 AnyBlock = TypeVar("AnyBlock", bound=Block)
+AnyOptimization = TypeVar("AnyOptimization", bound="Optimization")
+
+
+def rule(problem: str) -> PydanticCustomError:
+    """What a block's validator raises where its keys do not go together; said as it stands."""
+    return PydanticCustomError("rule", "{problem}", {"problem": problem})
+
+
+def walk(block: Block, at: tuple[str | int, ...] = ()) -> Iterator[tuple[Any, Block]]:
+    """A block and all blocks in it, each with its place."""
+    yield at, block
+    for name, value in block:
+        for key, part in enumerate(value) if isinstance(value, list) else [(None, value)]:
+            if isinstance(part, Block):
+                yield from walk(part, (*at, name) if key is None else (*at, name, key))
 
 
 class Splits(Block):
@@ -52,7 +69,7 @@ class Data(Block):
 
     target: str
     source: str | None = None
-    layout: Literal["folders", "lists"] = "folders"
+    layout: Literal["folders", "lists", "csv"] = "folders"
     image_size: Annotated[int, Field(ge=4, le=1024)]
     resize: Literal["crop", "squash", "pad"] = "crop"
     channels: Literal[1, 3] = 3
@@ -77,10 +94,13 @@ class Model(Block):
 
 
 class Augmentation(Block):
-    """Ranges of the random changes of a training image; all zero is none.
+    """Ranges of the random changes of a training image; the defaults are none.
 
     ``rotation`` and ``shear`` in degrees either way, ``zoom`` as the largest relative change of
-    scale, ``shift`` as the largest share of the image's side.
+    scale, ``shift`` as the largest share of the image's side, ``crop`` as the smallest share of
+    the image's area that a random crop keeps. ``brightness``, ``contrast`` and ``saturation`` as
+    the largest relative change, ``hue`` as the largest part of the colour circle, ``erasing`` as
+    the probability that a random rectangle is greyed out.
     """
 
     flip: bool = False
@@ -88,42 +108,116 @@ class Augmentation(Block):
     zoom: Fraction = 0.0
     shear: Annotated[float, Field(ge=0, lt=90)] = 0.0
     shift: Fraction = 0.0
+    crop: Annotated[float, Field(gt=0, le=1)] = 1.0
+    brightness: Fraction = 0.0
+    contrast: Fraction = 0.0
+    saturation: Fraction = 0.0
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    erasing: Annotated[float, Field(ge=0, le=1)] = 0.0
 
     @property
     def off(self) -> bool:
         """Whether images stay as they are."""
-        return not (self.flip or self.rotation or self.zoom or self.shear or self.shift)
+        return self == Augmentation()
 
 
 class Training(Block):
-    """What all methods share."""
+    """What all methods share.
 
-    batch_size: BatchSize
+    ``batch_size`` auto is about a tenth of the training images, as a power of two from 8 to 128.
+    """
+
+    batch_size: BatchSize | Literal["auto"]
     rule: Literal["val_loss", "val_accuracy"] = "val_loss"
     augmentation: Augmentation = Augmentation()
 
 
-class Optimization(Block):
-    """One phase of optimisation: how long, by which rule, when to stop.
+class Optimizer(Block):
+    """By which rule a phase learns, and when it stops.
 
-    ``warmup`` is the share of all steps over which the learning rate rises from zero;
-    ``patience`` the epochs without an improvement of more than ``min_delta`` in the selection
-    metric after which the phase ends (0: never). ``batch_size`` null takes the shared one.
+    ``weight_decays`` sets another decay for the layers whose names begin with a key, the longest
+    such key; ``decay_biases`` false spares biases and normalisation layers. Schedule ``step``
+    multiplies the learning rate by ``step_factor`` every ``step_every`` epochs. ``warmup`` is the
+    share of all steps over which the learning rate rises from zero (``one_cycle``: to its peak,
+    0.3 of them if it is 0). ``patience`` counts the epochs without an improvement of more than
+    ``min_delta`` in the selection metric after which the phase ends (0: never). ``batch_size``
+    null takes the shared one.
     """
 
-    epochs: Count
-    lr: Positive
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     momentum: Fraction = 0.9
+    nesterov: bool = False
     weight_decay: NonNegative = 0.0
-    schedule: Literal["constant", "cosine"] = "cosine"
+    weight_decays: dict[str, NonNegative] = {}
+    decay_biases: bool = True
+    schedule: Literal["constant", "step", "cosine", "one_cycle"] = "cosine"
+    step_every: Count = 30
+    step_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
     warmup: Fraction = 0.0
-    batch_size: BatchSize | None = None
+    batch_size: BatchSize | Literal["auto"] | None = None
     patience: Annotated[int, Field(ge=0)] = 0
     min_delta: NonNegative = 0.0
 
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> Self:
+        if self.nesterov and (self.optimizer != "sgd" or not self.momentum):
+            raise rule("nesterov: true needs optimizer: sgd and a momentum above 0")
+        return self
 
-class SourceTraining(Optimization):
+
+class Optimization(Optimizer):
+    """One phase of optimisation: how long, how fast, by which rule."""
+
+    epochs: Count
+    lr: Positive
+
+
+class Rounds(Optimizer):
+    """Several phases one after the other; a list gives each its own value, the last to the rest."""
+
+    epochs: Count | Annotated[list[Count], Field(min_length=1)]
+    lr: Positive | Annotated[list[Positive], Field(min_length=1)]
+
+    def at(self, number: int, kind: type[AnyOptimization]) -> AnyOptimization:
+        """The settings of one phase, from 0, as a block of ``kind``."""
+        shared = {name: value for name, value in self if name in kind.model_fields}
+        return kind.model_validate(
+            shared | {"epochs": _nth(self.epochs, number), "lr": _nth(self.lr, number)}
+        )
+
+
+class CrossEntropy(Block):
+    """How cross-entropy is taken.
+
+    ``class_weights`` and ``sampler`` balanced make up for classes of different size, in the loss
+    or in the images drawn.
+    """
+
+    label_smoothing: Fraction = 0.0
+    class_weights: Literal["none", "balanced"] = "none"
+    sampler: Literal["shuffled", "balanced"] = "shuffled"
+
+
+class Classifying(CrossEntropy):
+    """How a network learns to classify.
+
+    ``mixup`` (Zhang et al., ICLR 2018) and ``cutmix`` (Yun et al., ICCV 2019) are the alpha of
+    their Beta distribution, 0 is off; with both, each batch draws one.
+    """
+
+    mixup: NonNegative = 0.0
+    cutmix: NonNegative = 0.0
+
+
+class Supervised(Optimization, CrossEntropy):
+    """A phase of cross-entropy on images as they are, or augmented, but not mixed."""
+
+
+class Classification(Supervised, Classifying):
+    """A phase of cross-entropy."""
+
+
+class SourceTraining(Classification):
     """Training on the source set (``weights.from: source``)."""
 
     val: Annotated[float, Field(gt=0, lt=1)] = 0.2
@@ -143,11 +237,17 @@ class Weights(Block):
 
 
 class Compare(Block):
-    """Which runs are made and compared, and with what."""
+    """Which runs are made and compared, and with what.
+
+    ``positive`` (a class, else the last) and ``beta`` are those of precision, recall and F-beta,
+    which sets of two classes get.
+    """
 
     breakdowns: list[str]
     baselines: list[str]
     reference: str
+    positive: str | None = None
+    beta: Positive = 1.0
     shots: list[Shots] = Field(min_length=1)
     seeds: list[Seed] = Field(min_length=1)
 
@@ -290,10 +390,14 @@ def nearest(word: str, valid: list[str]) -> str:
     return f"valid are {', '.join(sorted(valid))}"
 
 
+def _nth(values: Any, number: int) -> Any:
+    return values[min(number, len(values) - 1)] if isinstance(values, list) else values
+
+
 def _is_branch(key: str | int, value: Any) -> bool:
     # pydantic adds the tried branch of a union, such as "int" or "literal['all']", to the place
     return isinstance(key, str) and bool(
-        re.match(r"(int|float|list\[|literal\[|constrained|\[key\])", key)
+        re.match(r"(int|float|list\[|literal\[|constrained|function-|\[key\])", key)
     )
 
 
@@ -301,6 +405,8 @@ def _problem(schema: type[Block], error: Any) -> str:
     place, kind = error["loc"], error["type"]
     if kind == "extra_forbidden":
         return f"unknown key; {nearest(str(place[-1]), _keys(schema, place[:-1]))}"
+    if kind == "rule":
+        return error["msg"]
     if kind == "missing":
         return "is missing; it has no default"
     if place[-1:] == ("[key]",):

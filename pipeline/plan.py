@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline import check, recipes
 from pipeline.errors import command
-from pipeline.params import PARAMS_FILE, Optimization, Params
+from pipeline.params import PARAMS_FILE, Params
 from pipeline.records import RunId, read_json, runs_of
 
 STAGE_SECONDS = 5.0  # a stage's start and end: imports, reading, writing
@@ -45,9 +45,12 @@ def _only_other_runs(why: list[Any]) -> bool:
 def describe(params: Params) -> str:
     """The plan in a few lines."""
     stale = stale_runs(params)
+    aside = [method for method in params.methods if method not in params.compare.methods]
     total = len(runs_of(params.compare))
     methods = ", ".join(params.compare.methods)
     head = f"{total} runs are compared: {methods}; shots {_listed(params.compare.shots)}; seeds {_listed(params.compare.seeds)}"  # noqa: E501
+    if aside:
+        head += f"\nnot compared: {', '.join(aside)}"
     if not stale:
         return f"{head}\nnone of them is to be trained"
     speed, model_mb, device = _measure(params)
@@ -56,7 +59,8 @@ def describe(params: Params) -> str:
     seconds = 0.0
     for run in stale:
         recipe = recipes.of(params.methods[run.method])
-        shown = (images if run.shots == "all" else int(run.shots) * classes) * _epochs(recipe)
+        drawn = images if run.shots == "all" else int(run.shots) * classes
+        shown = drawn * max(1, recipe.epochs_in_all())
         passes += shown
         stages = 3 if isinstance(recipe, recipes.Breakdown) else 2
         seconds += shown / speed + stages * STAGE_SECONDS
@@ -68,11 +72,6 @@ def describe(params: Params) -> str:
         f"{head}\n{len(stale)} of them are to be trained on {device}: about {passes:,} image "
         f"passes at most, {_duration(seconds)}, {max(1, round(disk)):,} MB of disk"
     )
-
-
-def _epochs(recipe: recipes.Recipe) -> int:
-    blocks = [recipe, *(getattr(recipe, name) for name in type(recipe).model_fields)]
-    return sum(block.epochs for block in blocks if isinstance(block, Optimization))
 
 
 def _counts(params: Params) -> tuple[int, int]:
@@ -99,7 +98,8 @@ def _measure(params: Params) -> tuple[float, float, str]:
     network = architectures.build(
         name, 2, data.channels, data.image_size, params.model.dropout, 0
     ).to(device)
-    size = params.training.batch_size
+    asked = params.training.batch_size
+    size = 32 if asked == "auto" else asked
     shape = (size, data.channels, data.image_size, data.image_size)
     inputs = architectures.normalise(torch.zeros(shape, dtype=torch.uint8, device=device), name)
     labels = torch.zeros(size, dtype=torch.int64, device=device)

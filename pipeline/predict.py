@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline import check
+from pipeline import check, recipes
 from pipeline.data import images as pictures
 from pipeline.data import splits
 from pipeline.errors import InputError, command
-from pipeline.models import architectures, weights
+from pipeline.models import architectures
 from pipeline.params import Params
 from pipeline.records import RunId, read_json, runs_of
 from pipeline.training import runtime
@@ -57,9 +57,7 @@ def classify(params: Params, run: RunId, paths: list[Path]) -> list[tuple[Path, 
     asked, data = record["parameters"], params.data
     size, channels = asked["data"]["image_size"], asked["data"]["channels"]
     name = asked["model"]["architecture"]
-    network = architectures.build(name, record["classes"], channels, size, None, 0)
-    weights.restore(network, run.folder / "model.safetensors")
-    network.to(device).eval()
+    network = recipes.trained(record, run.folder / "model.safetensors").to(device)
     results = []
     for path in paths:
         try:

@@ -6,6 +6,7 @@ each step costs seconds of real training.
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -209,7 +210,7 @@ def test_a_deleted_store_comes_back_without_training(project):
 def test_experiments_in_temporary_folders_land_in_the_project_s_store(project):
     call(project, "git", "add", "-A")
     call(project, "git", "commit", "-qm", "changed")
-    change = "methods.breakdown.encoder.margin_different=1.5,2.0"
+    change = "methods.breakdown.encoder.loss.margin_different=1.5,2.0"
     call(project, "dvc", "exp", "run", "--queue", "-S", change)
     call(project, "dvc", "exp", "run", "--temp", "-n", "lonely", "-S",
          "methods.breakdown.head.lr=0.03")  # fmt: skip
@@ -248,6 +249,36 @@ def test_an_own_data_set_never_goes_into_the_embedded_store(project, tmp_path):
     assert stages_run(call(clone, "dvc", "repro")) == {"publish"}
     assert len(mlflow_runs(clone)) == 2
     assert bytes_of(clone) == bytes_of(project)
+
+
+def test_a_new_recipe_is_one_file(project):
+    """README's recipe: nothing but its file, its block and its name under compare."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    assert len(code.splitlines()) < 30
+    (project / "pipeline/recipes/gradual.py").write_text(code, encoding="utf-8")
+    call(project, "dvc", "commit", "-f")
+    edit(
+        project,
+        methods__gradual={"recipe": "gradual", "epochs": 2, "lr": 0.01},
+        compare__baselines=["finetune", "gradual"],
+    )
+    assert stages_run(call(project, "dvc", "repro")) == {
+        "baseline@gradual-3-0", "test_baseline@gradual-3-0", "evaluate", "publish",
+    }  # fmt: skip
+    for name in ("results.csv", "comparison.csv", "metrics.json", "costs.csv", "index.html"):
+        assert "gradual" in (project / "reports" / name).read_text(encoding="utf-8")
+    (run,) = (run for run in mlflow_runs(project) if run["name"] == "gradual-n3-s0")
+    assert {"val/accuracy", "test/accuracy", "cost/images_seen"} <= run["metrics"].keys()
+    assert run["params"]["method.release_factor"] == "0.1"
+    (project / "pipeline/recipes/gradual.py").unlink()
+    edit(project, compare__baselines=["finetune"])
+    tree = YAML().load((project / "params.yaml").read_text(encoding="utf-8"))
+    del tree["methods"]["gradual"]
+    with (project / "params.yaml").open("w", encoding="utf-8") as file:
+        YAML().dump(tree, file)
+    call(project, "dvc", "commit", "-f")
+    call(project, "dvc", "repro")
 
 
 def test_wrong_input_stops_the_stage_with_one_line(project):

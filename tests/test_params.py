@@ -1,5 +1,6 @@
 """params.yaml: one clear line for everything that can be wrong with it."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,20 @@ from pipeline.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 DEFAULT = ROOT / "configs/digits.yaml"  # params.yaml is the user's to change
-PARAMS = DEFAULT.read_text(encoding="utf-8")
+
+
+def with_short_lists(text):
+    """The file with its block lists and the splits on one line each, to be replaced as such."""
+    for name in ("breakdowns", "baselines", "shots", "seeds"):
+        text = re.sub(
+            rf"(  {name}:)[^\n]*\n((?:    - .*\n)+)",
+            lambda m: f"{m[1]} [{', '.join(re.findall('- (.*)', m[2]))}]\n",
+            text,
+        )
+    return text
+
+
+PARAMS = with_short_lists(DEFAULT.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +82,12 @@ WRONG = [
     ("target: data/target", "target: ../secret", "target: ../secret", "must lie in data/"),
     ("target: data/target", "target: /etc", "target: /etc", "must lie in data/"),
     ("source: data/source", "source: null", "from: source  #", "needs data.source"),
-    ("val: 0.2, test: 0.3", "val: 0.5, test: 0.5", "splits:", "less than 1"),
+    ("val: 0.2\n    test: 0.3", "val: 0.5\n    test: 0.5", "splits:", "less than 1"),
+    ("name: contrastive", "name: contrastiv", "name: contrastiv", "did you mean 'contrastive'"),
+    ("name: contrastive", "name: cosine", "margin_same", "a key of Cosine"),
+    ("      loss:\n", "      per_class: 4\n      loss:\n", "encoder:", "is for losses on images"),
+    ("latent: embedding", "latent: [relu, x]\n      keep: 0", "keep: 0", "to 1"),
+    ("momentum: 0.9\n", "momentum: 0.0\n      nesterov: true\n", "encoder:", "a momentum above 0"),
     ("file: pretrained", "file: nowhere.pth", "nowhere", "is not there"),
     ("\n  from: source", "\n  from: file", "file: pretrained", "is a folder"),
     ("\n  from: source", "\n  from: imagenet", "from: imagenet", "no ImageNet weights of"),
@@ -137,3 +156,106 @@ def test_a_latent_that_is_no_cut_lists_those_that_are(tmp_path):
     with pytest.raises(InputError, match=r"layer2\.0") as error:
         check.check_models(load(tmp_path, text), tmp_path / "params.yaml")
     assert "layer1" in str(error.value) and "\n" not in str(error.value)
+
+
+ENCODER = "    encoder:\n"
+MODELS_WRONG = [
+    # what is replaced, by what, where the message points, its key, what it says
+    ("recipe: finetune\n", "recipe: finetune\n    weight_decays: {featurs: 0.1}\n",
+     "weight_decays:", "methods.finetune.weight_decays", "did you mean 'features'"),
+    ("recipe: finetune\n", "recipe: finetune\n    lr_factors: {relu: 0.1}\n",
+     "lr_factors:", "methods.finetune.lr_factors", "no layer with weights is named 'relu'"),
+    ("recipe: finetune\n", "recipe: finetune\n    freeze_to: classifier\n",
+     "freeze_to:", "methods.finetune.freeze_to", "no layer with weights comes after it"),
+    (ENCODER, ENCODER + "      weight_decays: {x: 0.1}\n",
+     "weight_decays:", "methods.breakdown.encoder.weight_decays", "named 'x'"),
+    (ENCODER, ENCODER + "      freeze_to: relu\n",
+     "freeze_to:", "methods.breakdown.encoder.freeze_to", "between 'relu' and it"),
+    (ENCODER, ENCODER + "      freeze_to: nowhere\n",
+     "freeze_to:", "methods.breakdown.encoder.freeze_to", "has no such module"),
+    ("    head:\n", "    head:\n      freeze_to: features.3\n",
+     "freeze_to:", "methods.breakdown.head.freeze_to", "between 'embedding' and it"),
+    ("latent: embedding", "latent: [embedding, features.3]",
+     "latent:", "methods.breakdown.encoder.latent", "in order of execution"),
+    ("latent: embedding", "latent: [features.3, features.3]",
+     "latent:", "methods.breakdown.encoder.latent", "between 'features.3' and it"),
+    ("  source:\n    epochs", "  source:\n    weight_decays: {conv: 0.1}\n    epochs",
+     "weight_decays:", "weights.source.weight_decays", "no layer with weights is named 'conv'"),
+]  # fmt: skip
+
+
+def models_error(tmp_path, text):
+    params = load(tmp_path, text)
+    with pytest.raises(InputError) as error:
+        check.check_models(params, tmp_path / "params.yaml")
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "place", "key", "said"), MODELS_WRONG, ids=lambda value: value[-32:].strip()
+)
+def test_what_a_network_does_not_have_is_named_with_its_line(tmp_path, old, new, place, key, said):
+    assert old in PARAMS
+    text = PARAMS.replace(old, new, 1)
+    found = models_error(tmp_path, text)
+    assert found.startswith(f"{tmp_path}/params.yaml:{line_of(text, place)}: {key}: ")
+    assert said in found
+
+
+def with_loss(loss):
+    """The default with another loss on one line, for the breakdown's encoder."""
+    text, count = re.subn(r"      loss:\n(?:        .*\n)+", f"      loss: {loss}\n", PARAMS)
+    assert count == 1
+    return text
+
+
+@pytest.mark.parametrize(
+    ("loss", "key", "said"),
+    [
+        ("{name: TripletMarginLos}", "name", "did you mean 'TripletMarginLoss'"),
+        ("{name: SelfSupervisedLoss}", "name", "cannot be used here"),
+        ("{name: TripletMarginLoss, arguments: {margn: 1}}", "arguments.margn", "mean 'margin'"),
+        ("{name: ArcFaceLoss, arguments: {num_classes: 3}}", "arguments.num_classes", "leave it"),
+        ("{name: ContrastiveLoss, miner: {name: HardMiner}}", "miner.name", "has no miner"),
+    ],
+)
+def test_a_wrong_loss_of_pytorch_metric_learning_is_named_with_its_line(tmp_path, loss, key, said):
+    text = with_loss(loss)
+    found = models_error(tmp_path, text)
+    line = line_of(text, "loss: {")
+    assert found.startswith(
+        f"{tmp_path}/params.yaml:{line}: methods.breakdown.encoder.loss.{key}: "
+    )
+    assert said in found
+
+
+def test_the_right_names_pass(tmp_path):
+    text = PARAMS.replace(ENCODER, ENCODER + "      freeze_to: features.3\n", 1)
+    text = text.replace(
+        "recipe: finetune\n",
+        "recipe: finetune\n    lr_factors: {features: 0.1, embedding.bias: 0.0}\n",
+    )
+    check.check_models(load(tmp_path, text), tmp_path / "params.yaml")
+    text = with_loss("{name: ArcFaceLoss, arguments: {margin: 20.0}}")
+    check.check_models(load(tmp_path, text), tmp_path / "params.yaml")
+
+
+def test_the_hidden_layer_of_features_has_names_of_its_own(tmp_path):
+    block = "recipe: features\n    latent: flatten\n    head: {kind: mlp, epochs: 1, lr: 0.1, "
+    text = re.sub(r"  scratch:\n    recipe: scratch\n(    .*\n)+", "", PARAMS)
+    for layer, right in (("hidden", True), ("embedding", False)):
+        asked = f"  scratch:\n    {block}weight_decays: {{{layer}: 0.1}}}}\n"
+        changed = text.replace("methods:\n", "methods:\n" + asked, 1)
+        if right:
+            check.check_models(load(tmp_path, changed), tmp_path / "params.yaml")
+        else:
+            found = models_error(tmp_path, changed)
+            assert "methods.scratch.head.weight_decays: no layer with weights" in found
+
+
+@pytest.mark.parametrize("name", ["regnet_y_400mf", "mnasnet0_5", "vit_b_16"])
+def test_networks_are_checked_without_memory_whatever_they_compute_on_the_way(tmp_path, name):
+    text = PARAMS.replace("architecture: small", f"architecture: {name}")
+    text = text.replace("image_size: 8", "image_size: 64")
+    assert "latent 'embedding': the network has no such module" in models_error(tmp_path, text)

@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from pydantic import TypeAdapter
 
 from pipeline import recipes
-from pipeline.params import Data, Training, Weights
+from pipeline.params import Augmentation, Classification, Data, Optimization, Training, Weights
+from pipeline.recipes.features import Features
+from pipeline.training import losses
 from pipeline.training.loop import fit
 from tests.digits import make_run
 
@@ -24,13 +27,13 @@ def test_the_recipe_shown_is_found_checked_and_trained(tmp_path, monkeypatch):
     recipe = recipes.of({"recipe": "gradual", "epochs": 2, "lr": 0.01})
     run = make_run()
     assert isinstance(recipe, recipes.Baseline)
-    before = {name: tensor.clone() for name, tensor in run.network.named_parameters()}
+    before = {name: tensor.clone() for name, tensor in run.network.state_dict().items()}
     phases = recipe.phases(run)
     results = [fit(next(phases), run.device, "fp32")]
-    changed = {n for n, p in run.network.named_parameters() if not p.equal(before[n])}
+    changed = {n for n, p in run.network.state_dict().items() if not p.equal(before[n])}
     assert changed == run.classifier
     results += [fit(phase, run.device, "fp32") for phase in phases]
-    assert [result.phase for result in results] == ["head", "end_to_end"]
+    assert [result.phase for result in results] == ["head", "release"]
 
 
 @pytest.mark.parametrize(
@@ -39,8 +42,39 @@ def test_the_recipe_shown_is_found_checked_and_trained(tmp_path, monkeypatch):
 )
 def test_tables_of_values_are_whole(schema, field, heading):
     rows = README.split(f"| `{heading}` |", 1)[1].split("\n\n", 1)[0]
-    named = set(re.findall(r"^\s*\| `(\w+)` \|", rows, re.MULTILINE))
-    assert named == set(get_args(schema.model_fields[field].annotation))
+    assert first_column(rows) == set(get_args(schema.model_fields[field].annotation))
+
+
+def first_column(rows):
+    return set(re.findall(r"^\s*\| `(\w+)` \|", rows, re.MULTILINE))
+
+
+def table(heading):
+    return README.split(f"| {heading} |", 1)[1].split("\n\n", 1)[0]
+
+
+def test_recipes_losses_and_heads_are_those_there_are():
+    assert first_column(table("recipe | what it is")) == set(recipes.names())
+    assert first_column(table("loss | on | what it is")) == set(losses.names())
+    heads = get_args(get_args(Features.model_fields["head"].annotation)[0])
+    heads = heads or get_args(Features.model_fields["head"].annotation)
+    kinds = {get_args(kind.model_fields["kind"].annotation)[0] for kind in heads}
+    assert first_column(table("head | fitted by | what it is")) == kinds
+    for row in re.findall(r"^\| `(\w+)` \| (pairs|images) \|", README, re.MULTILINE):
+        made = {"name": row[0]}
+        assert TypeAdapter(losses.Loss).validate_python(made).on == row[1]
+
+
+def test_what_every_phase_has_is_named_and_no_more():
+    said = README.split("Every phase has an", 1)[1].split("\n\n", 1)[0]
+    for key in ("optimizer", "schedule"):
+        listed = re.search(rf"`{key}`\s*\(([^)]*)\)", said)[1]
+        named = set(re.findall(r"`(\w+)`", listed)) - {"nesterov"}
+        assert named == set(get_args(Optimization.model_fields[key].annotation))
+    for name in re.findall(r"`(\w+)`", said.split("Phases of cross-entropy")[1].split(". What")[0]):
+        assert name in Classification.model_fields
+    changes = re.search(r"augmentation \(([^)]*)\)", said)[1]
+    assert set(re.split(r",\s+", changes)) == set(Augmentation.model_fields)
 
 
 def test_no_placeholder_is_left():
@@ -61,7 +95,11 @@ def test_make_targets_commands_and_files_exist():
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     for module in re.findall(r"python -m (pipeline[\w.]*)", README):
         assert (ROOT / (module.replace(".", "/") + ".py")).exists(), module
+    headings = {
+        "#" + re.sub(r"[^\w-]", "", heading.lower().replace(" ", "-"))
+        for heading in re.findall(r"^#+ (.*)", README, re.MULTILINE)
+    }
     for link in re.findall(r"\]\(((?!http)[^)]+)\)", README):
-        assert (ROOT / link).exists(), link
+        assert (ROOT / link).exists() or link in headings, link
     for config in re.findall(r"configs/(\w+)\.yaml", README):
         assert (ROOT / "configs" / f"{config}.yaml").exists()

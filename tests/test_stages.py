@@ -9,11 +9,10 @@ import pandas as pd
 import pytest
 import torch
 
-from pipeline import check, predict, prune, recipes
+from pipeline import check, predict, prune, recipes, workspace
 from pipeline.errors import InputError
 from pipeline.params import Params, parse, plain, read
 from pipeline.records import RunId, runs_of
-from pipeline.stages import workspace
 from pipeline.stages.baseline import baseline
 from pipeline.stages.encoder import encoder
 from pipeline.stages.evaluate import evaluate
@@ -158,7 +157,7 @@ def test_several_shots_and_all_of_them(project):
     metrics = json.loads(Path("reports/metrics.json").read_text())
     assert metrics["scratch"].keys() == {"all", "2"}
     assert metrics["scratch"]["2"]["test/accuracy"]["n"] == 2
-    assert len(pd.read_csv("reports/comparison.csv")) == 2 * 2 * 4
+    assert len(pd.read_csv("reports/comparison.csv")) == 2 * 2 * (4 + 3)  # and a recall a class
     assert len(pd.read_csv("reports/accuracy.csv")) == 3 * 2 * 2
     assert Path("reports/figures/learning-curve.svg").exists()
 
@@ -283,11 +282,11 @@ def test_a_shuffled_control_has_shuffled_labels(project):
 
 
 def test_a_breakdown_with_a_margin_a_class(project):
-    params = tiny_params(methods__breakdown__encoder__margin_same=[0.1, 0.2, 0.3])
+    params = tiny_params(methods__breakdown__encoder__loss__margin_same=[0.1, 0.2, 0.3])
     encoder(params, RunId("breakdown", 4, 0))
     with pytest.raises(InputError, match="margin_same: has 2 values for 3 classes"):
         encoder(
-            tiny_params(methods__breakdown__encoder__margin_same=[0.1, 0.2]),
+            tiny_params(methods__breakdown__encoder__loss__margin_same=[0.1, 0.2]),
             RunId("breakdown", 4, 0),
         )
 

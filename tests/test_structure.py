@@ -17,8 +17,8 @@ RANKS = {
     "data": 2, "models": 2,
     "training": 3, "evaluation": 3, "tracking": 3,
     "report": 4, "recipes": 4,
-    "check": 5,
-    "configure": 6, "plan": 6, "predict": 6, "prune": 6, "stages": 6,
+    "check": 5, "workspace": 5,
+    "configure": 6, "lr_finder": 6, "plan": 6, "predict": 6, "prune": 6, "stages": 6,
 }  # fmt: skip
 
 # Code that runs in a stage and cannot alter its bytes: validation, tracking, progress.

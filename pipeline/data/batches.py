@@ -1,4 +1,4 @@
-"""Training data on the device: images, lists, batches of images and of pairs, augmentation."""
+"""Training data on the device: images, lists, batches of images and of pairs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from pipeline.data.pairs import PairList
-from pipeline.params import Augmentation
 
 Array = npt.NDArray[np.int64]
 
@@ -73,6 +71,32 @@ def image_batches(images: int, batch_size: int, generator: torch.Generator) -> l
     """
     order = torch.randperm(images, generator=generator)
     return list(order.tensor_split(batch_count(images, batch_size)))
+
+
+def balanced_batches(labels: Tensor, batch_size: int, generator: torch.Generator) -> list[Tensor]:
+    """One epoch of positions in which every class is equally likely, cut as ``image_batches`` does.
+
+    As many positions are drawn as there are images, with replacement: those of a large class come
+    less than once an epoch on average, those of a small one more often.
+
+    Args:
+        labels: (N,) classes from 0; one without images is never drawn.
+        batch_size: images a batch at most, unless that leaves a batch of one.
+        generator: of the CPU.
+
+    Returns:
+        Positions (B,) of each batch, on the CPU.
+    """
+    labels = labels.cpu()
+    weights = labels.bincount()[labels].double().reciprocal()
+    drawn = weights.multinomial(len(labels), replacement=True, generator=generator)
+    return list(drawn.tensor_split(batch_count(len(labels), batch_size)))
+
+
+def auto_batch_size(images: int) -> int:
+    """About a tenth of the images: the power of two at or below it, from 8 to 128."""
+    power = 1 << max(images // 10, 1).bit_length() - 1
+    return min(max(power, 8), 128)
 
 
 @dataclass(frozen=True)
@@ -166,33 +190,3 @@ def _most_linked(
         if not placed[image] and links[image] == -count:  # else an entry that was overtaken
             return image
     return None
-
-
-def augment(images: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
-    """Flip and warp each image of a batch by its own draw; (B, C, H, W) float to the same.
-
-    One bilinear resampling does rotation, zoom, shear and shift together; what comes from outside
-    the image repeats its border. Draws are made on the CPU, so that they are the same on every
-    device.
-    """
-    if settings.off:
-        return images
-    draw = torch.rand(7, len(images), generator=generator) * 2 - 1  # (7, B) in [-1, 1)
-    angle = draw[0] * math.radians(settings.rotation)
-    slant = torch.tan(draw[1] * math.radians(settings.shear))
-    scale_x = 1 + draw[2] * settings.zoom
-    scale_y = 1 + draw[3] * settings.zoom
-    if settings.flip:
-        scale_x = scale_x * torch.where(draw[6] < 0, -1.0, 1.0)
-    cos, sin = torch.cos(angle), torch.sin(angle)
-    # rotation x shear x scale, output to input coordinates in [-1, 1]; shift is in image sides
-    first = torch.stack(
-        [cos * scale_x, (cos * slant - sin) * scale_y, 2 * draw[4] * settings.shift]
-    )
-    second = torch.stack(
-        [sin * scale_x, (sin * slant + cos) * scale_y, 2 * draw[5] * settings.shift]
-    )
-    matrix = torch.stack([first, second]).permute(2, 0, 1)  # (B, 2, 3)
-    matrix = matrix.to(images.device, non_blocking=True)
-    grid = functional.affine_grid(matrix, list(images.shape), align_corners=False)
-    return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)

@@ -1,10 +1,12 @@
-"""Find the labelled images of a set: class folders or list files, in a folder or in a ``.zip``.
+"""Find the labelled images of a set: class folders, lists or a table, in a folder or ``.zip``.
 
 Nothing is decoded here; an `Item` knows where its bytes lie, its class and its split.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import posixpath
 import re
@@ -12,8 +14,8 @@ import threading
 import unicodedata
 import zipfile
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import cast
 
@@ -26,6 +28,8 @@ SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "
 SPLITS |= {"training": "train", "training_set": "train", "train_set": "train"}
 SPLITS |= {"validation_set": "val", "val_set": "val"}
 SPLITS |= {"testing": "test", "test_set": "test"}
+COLUMNS = ("image", "label", "split", "group")  # of a table; the last two at will
+TABLES = ("images.csv", "labels.csv")  # which table is meant where several lie there
 
 Parts = tuple[str, ...]  # a path relative to the target, folder by folder
 
@@ -37,8 +41,9 @@ class Item:
     """One labelled image, not yet read.
 
     ``image`` is its path for people and tables, relative to the target, with '/' separators;
-    ``split`` is train, val or test, or nothing where splits are still to be drawn. The bytes lie
-    in ``file``, or in its ``member`` where that file is a zip.
+    ``split`` is train, val or test, or nothing where splits are still to be drawn; images of one
+    ``group`` (a patient, plant or person) belong in one split, and without one each stands alone.
+    The bytes lie in ``file``, or in its ``member`` where that file is a zip.
     """
 
     image: str
@@ -67,20 +72,23 @@ class Item:
 def find_images(target: Path, layout: str) -> list[Item]:
     """The images of a set, sorted by class, then by path, whatever the file system's order.
 
-    ``target`` is a folder or a ``.zip``. Layout ``folders`` is ``<class>/*`` or
-    ``train|val|test/<class>/*``, with folders nested to any depth; ``lists`` is ``train.txt`` and,
-    at will, ``val.txt`` and ``test.txt``, each line ``path label``, paths relative to the list or
-    absolute (a zip: relative only). One folder around it all is looked through. Where there is
-    only a train part, splits are left to be drawn.
+    ``target`` is a folder or a ``.zip``, or the table of layout ``csv`` itself. Layout ``folders``
+    is ``<class>/*`` or ``train|val|test/<class>/*``, with folders nested to any depth; ``lists``
+    is ``train.txt`` and, at will, ``val.txt`` and ``test.txt``, each line ``path label``, paths
+    relative to the list or absolute (a zip: relative only); ``csv`` is one table with a header
+    line and the columns ``image``, ``label`` and, at will, ``split`` and ``group``, paths as in
+    lists. One folder around it all is looked through. Where there is only a train part, splits
+    are left to be drawn.
 
     Raises:
         InputError: nothing there; an empty class folder; fewer than two classes; a class with a
             single image to train on; a class that train lacks; a file of unknown kind in a class
-            folder; a list line that has no label or names no file; a circle of links; a zip that
-            is damaged, encrypted or points outside itself.
+            folder; a line of a list or table that has no label or names no file; a table without
+            its columns, or with a group in two splits; a circle of links; a zip that is damaged,
+            encrypted or points outside itself.
     """
-    tree = _tree(target)
-    items = _from_lists(tree) if layout == "lists" else _from_folders(tree)
+    tree = _tree(target, layout)
+    items = {"folders": _from_folders, "lists": _from_lists, "csv": _from_table}[layout](tree)
     _check(target, items)
     return sorted(items, key=lambda item: (_natural(item.class_name), item.image, item.split))
 
@@ -113,17 +121,18 @@ class _Tree:
     def read(self, path: Parts) -> bytes:
         return self.item(path, "", "").read()
 
-    def item(self, path: Parts, class_name: str, split: str) -> Item:
+    def item(self, path: Parts, class_name: str, split: str, group: str = "") -> Item:
         return Item(
             image=_printable("/".join(path)),
             file=self.target if self.zipped else self.target.joinpath(*path),
             class_name=_printable(class_name),
             split=split,
+            group=_printable(group),
             member=self.files[path] if self.zipped else None,
         )
 
 
-def _tree(target: Path) -> _Tree:
+def _tree(target: Path, layout: str) -> _Tree:
     if target.is_dir():
         return _walk(target)
     if not target.exists():
@@ -131,8 +140,13 @@ def _tree(target: Path) -> _Tree:
             f"{target}: there is no such folder or .zip; fetch it with 'dvc pull data.dvc', "
             "or put your images there"
         )
-    if target.suffix.lower() != ".zip":
-        raise InputError(f"{target}: must be a folder or a .zip")
+    suffix = target.suffix.lower()
+    if suffix == ".csv" and layout == "csv":
+        return _Tree(target.parent, zipped=False, files={(target.name,): str(target)})
+    if suffix != ".zip":
+        hint = " (for a table set data.layout to csv)" if suffix == ".csv" else ""
+        also = ", or the .csv itself" if layout == "csv" else ""
+        raise InputError(f"{target}: must be a folder or a .zip{also}{hint}")
     return _contents(target)
 
 
@@ -304,15 +318,9 @@ def _list_files(tree: _Tree, root: Parts) -> dict[str, str]:
 
 def _read_list(tree: _Tree, path: Parts, split: str) -> list[Item]:
     place = tree.place(path)
-    try:
-        text = tree.read(path).decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise InputError(f"{place}: is not UTF-8 text; save it as UTF-8") from None
-    except Exception as error:  # whatever a damaged zip makes zipfile raise
-        raise InputError(f"{place}: cannot be read: {error}") from None
     items: list[Item] = []
     lines: dict[str, int] = {}
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(_text(tree, path).split("\n"), start=1):
         if not line.strip():
             continue
         *before, label = re.split(r"[ \t]+(?=[^ \t]+\Z)", line.strip())
@@ -335,17 +343,166 @@ def _read_list(tree: _Tree, path: Parts, split: str) -> list[Item]:
     return items
 
 
-def _listed(tree: _Tree, folder: Parts, name: str, label: str, split: str) -> Item | None:
-    """The item of a list's line, or None where there is no such file."""
+def _text(tree: _Tree, path: Parts) -> str:
+    place = tree.place(path)
+    try:
+        return tree.read(path).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"{place}: is not UTF-8 text; save it as UTF-8") from None
+    except Exception as error:  # whatever a damaged zip makes zipfile raise
+        raise InputError(f"{place}: cannot be read: {error}") from None
+
+
+def _listed(
+    tree: _Tree, folder: Parts, name: str, label: str, split: str, group: str = ""
+) -> Item | None:
+    """The item of a line in a list or table, or None where there is no such file."""
     relative = posixpath.normpath(posixpath.join(*folder, name))
     if tree.zipped:
         parts = PurePosixPath(relative).parts
-        return tree.item(parts, label, split) if parts in tree.files else None
+        return tree.item(parts, label, split, group) if parts in tree.files else None
     file = tree.target.joinpath(*folder, name)  # an absolute name replaces what stands before it
-    if not file.is_file():
+    if not os.path.isfile(file):  # False also for a name that no file can have
         return None
     image = name if os.path.isabs(name) else relative
-    return Item(_printable(image), file, _printable(label), split)
+    return Item(_printable(image), file, _printable(label), split, _printable(group))
+
+
+def _from_table(tree: _Tree) -> list[Item]:
+    path = _find_table(tree)
+    place = tree.place(path)
+    rows = _rows(_text(tree, path), place)
+    number, header = next(rows, (1, []))
+    columns = _columns(header, f"{place}:{number}")
+    items: dict[int, Item] = {}  # by line
+    lines: dict[str, int] = {}
+    for number, cells in rows:
+        where = f"{place}:{number}"
+        if len(cells) != len(header):
+            raise InputError(
+                f"{where}: has {len(cells)} cell(s), but the header has {len(header)}; a cell with "
+                'a comma in it needs double quotes, such as "a, b"'
+            )
+        cell = {name: cells[columns[name]] if name in columns else "" for name in COLUMNS}
+        item = _table_item(tree, path[:-1], cell, where)
+        first = lines.setdefault(os.path.abspath(item.place), number)
+        if first != number:
+            raise InputError(
+                f"{where}: names '{item.image}' again, as line {first} does; remove one"
+            )
+        items[number] = item
+    if not items:
+        raise InputError(f"{place}: lists no images; add a line of each, below its header")
+    splits = _check_table(place, items)
+    return [item if len(splits) > 1 else replace(item, split="") for item in items.values()]
+
+
+def _find_table(tree: _Tree) -> Parts:
+    """The table of a set: the lone one, or the one that its name or its header tells."""
+    root: Parts = ()
+    while not (tables := _csv_files(tree, root)):
+        inside = tree.subfolders(root)
+        if len(inside) != 1:
+            raise InputError(
+                f"{tree.place(())}: has no .csv at its top; add one with the columns image and "
+                "label (for class folders set data.layout to folders)"
+            )
+        root = inside[0]
+    tables = [path for path in tables if path[-1].casefold() in TABLES] or tables
+    if len(tables) > 1:
+        names = ", ".join(_printable(path[-1]) for path in tables)
+        tables = [path for path in tables if _has_columns(tree, path)]
+        if len(tables) != 1:
+            raise InputError(
+                f"{tree.place(root)}: has several tables, {names}, and "
+                f"{'more than one' if tables else 'none'} of them with the columns image and "
+                "label; keep one, or name it as data.target"
+            )
+    return tables[0]
+
+
+def _csv_files(tree: _Tree, folder: Parts) -> list[Parts]:
+    return sorted(p for p in tree.files if p[:-1] == folder and _suffix(p) == ".csv")
+
+
+def _has_columns(tree: _Tree, path: Parts) -> bool:
+    try:
+        _columns(next(_rows(_text(tree, path), ""), (1, []))[1], "")
+    except InputError:
+        return False
+    return True
+
+
+def _rows(text: str, place: str) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a table that are not empty, each with the line at which it starts."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    number = 1
+    try:
+        for cells in reader:
+            cells = [cell.strip() for cell in cells]
+            if any(cells):
+                yield number, cells
+            number = reader.line_num + 1
+    except csv.Error as error:
+        raise InputError(
+            f"{place}:{number}: is no row of a CSV table ({error}); close double quotes, and "
+            "double those inside a quoted cell"
+        ) from None
+
+
+def _columns(header: Sequence[str], where: str) -> dict[str, int]:
+    """Where in a row each of the known columns stands."""
+    names = [name.casefold() for name in header]
+    for name in COLUMNS:
+        if names.count(name) > 1:
+            raise InputError(f"{where}: has the column {name} twice; keep one")
+        if name in COLUMNS[:2] and name not in names:
+            found = _printable(", ".join(header)) or "none"
+            hint = ", and separate them by commas" if re.search(r"[;\t|]", found) else ""
+            raise InputError(
+                f"{where}: has no column {name}, only {found}; the first line must name the "
+                f"columns image and label{hint}"
+            )
+    return {name: names.index(name) for name in COLUMNS if name in names}
+
+
+def _table_item(tree: _Tree, folder: Parts, cell: dict[str, str], where: str) -> Item:
+    """The item of a table's row, by its cells."""
+    for name in ("image", "label"):
+        if not cell[name]:
+            raise InputError(f"{where}: has no {name}; fill it in or remove the line")
+    split = SPLITS.get(cell["split"].casefold(), "")
+    if cell["split"] and not split:
+        raise InputError(
+            f"{where}: '{_printable(cell['split'])}' is no split; write train, val or test"
+        )
+    item = _listed(tree, folder, cell["image"], cell["label"], split, cell["group"])
+    if item is None:
+        raise InputError(
+            f"{where}: there is no file '{_printable(cell['image'])}'; paths are relative to the "
+            f"table{' and stay in the zip' if tree.zipped else ' or absolute'}"
+        )
+    return item
+
+
+def _check_table(place: str, items: dict[int, Item]) -> set[str]:
+    """The splits that a table brings, of every image or of none, each group in one of them."""
+    splits = {item.split for item in items.values()}
+    homes: dict[str, Item] = {}
+    for number, item in items.items():
+        if not item.split and len(splits) > 1:
+            raise InputError(
+                f"{place}:{number}: has no split, but other lines have one; write train, val or "
+                "test in each line, or in none and have splits drawn"
+            )
+        home = homes.setdefault(item.group, item) if item.group else item
+        if home.split != item.split:
+            raise InputError(
+                f"{place}:{number}: group '{item.group}' stands in {home.split} ({home.image}) "
+                f"and in {item.split} ({item.image}); put all its images in one split"
+            )
+    _check_splits(place, {split: split for split in splits if split})
+    return splits
 
 
 def _check(target: Path, items: Sequence[Item]) -> None:

@@ -16,8 +16,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.evaluation.metrics import Predictions, all_metrics
-from pipeline.params import Compare
+from pipeline.evaluation.metrics import (
+    BINARY,
+    CLASS_RECALL,
+    HEADLINE,
+    Predictions,
+    all_metrics,
+)
+from pipeline.params import PARAMS_FILE, Compare
 from pipeline.records import RECORD_VERSION, RunId, digest, read_json, runs_of
 
 SUMMARY = Path("prepared/summary.json")
@@ -33,6 +39,7 @@ RECORD_FIELDS: dict[str, type] = {
     "device": str,
     "threads": int,
 }
+LISTED_CLASSES = 20
 COST_FIELDS = ("images_seen", "seconds", "images_per_second", "peak_memory_mb")
 
 AnyNumber = TypeVar("AnyNumber", bound=np.generic)
@@ -72,12 +79,29 @@ class Run:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All compared runs in compare order, and what they were tested on."""
+    """All compared runs in compare order, and what they were tested on.
+
+    ``positive`` is the class of precision, recall and F-beta, which sets of two classes have;
+    ``by_class`` the number of each class's test images.
+    """
 
     runs: list[Run]
     classes: tuple[str, ...]
+    positive: str
     test_images: int
+    by_class: tuple[int, ...]
     prepared: dict[str, Any]
+
+    @property
+    def headline(self) -> tuple[str, ...]:
+        """The metrics by which methods are judged: those of two classes where there are two."""
+        return (*HEADLINE, *BINARY) if len(self.classes) == 2 else HEADLINE
+
+    @property
+    def recalls(self) -> dict[str, str]:
+        """The classes that have a recall of their own, and the metric's name."""
+        named = {name: f"{CLASS_RECALL}{name}" for name in self.classes}
+        return {name: metric for name, metric in named.items() if metric in self.runs[0].values}
 
 
 @dataclass(frozen=True)
@@ -96,22 +120,25 @@ def collect(compare: Compare) -> Evidence:
     """Read predictions, records, histories and timings of the runs that ``compare`` names.
 
     Raises:
-        InputError: a file is missing, damaged, or belongs to another test split.
+        InputError: a file is missing, damaged, or belongs to another test split, or
+            ``compare.positive`` is no class.
     """
     prepared = _json(SUMMARY)
-    runs, first, tested = [], RunId("", 0, 0), None
+    runs, first, tested, positive = [], RunId("", 0, 0), None, ""
     for run in runs_of(compare):
         predictions, test = _predictions(run.predictions)
         if tested is None:
             first, tested = run, test
+            positive = _positive(compare, test.classes)
         elif test != tested:
             raise InputError(
                 f"{run.predictions}: not the classes and test images of {first.predictions}; "
                 f"both must come from one test split: {REMAKE}"
             )
-        runs.append(_run(run, predictions, run.method in compare.breakdowns))
+        metrics = all_metrics(predictions, test.classes, positive, compare.beta)
+        runs.append(_run(run, metrics, run.method in compare.breakdowns))
     assert tested is not None  # compare has at least one method, shots and seed
-    return Evidence(runs, tested.classes, tested.images, prepared)
+    return Evidence(runs, tested.classes, positive, tested.images, tested.by_class, prepared)
 
 
 def shared_inputs(runs: Sequence[Run]) -> list[SharedInput]:
@@ -141,18 +168,32 @@ def shared_inputs(runs: Sequence[Run]) -> list[SharedInput]:
 
 @dataclass(frozen=True)
 class _Test:
-    """What makes two prediction files comparable: classes, number and digest of the images."""
+    """What makes two prediction files comparable: classes, numbers and digest of the images."""
 
     classes: tuple[str, ...]
     images: int
+    by_class: tuple[int, ...]
     digest: str
 
 
-def _run(run: RunId, predictions: Predictions, breakdown: bool) -> Run:
+def _positive(compare: Compare, classes: Sequence[str]) -> str:
+    positive = compare.positive
+    if positive is None:
+        return classes[-1]
+    if positive not in classes:
+        more = f" and {len(classes) - LISTED_CLASSES} more" if len(classes) > LISTED_CLASSES else ""
+        raise InputError(
+            f"{PARAMS_FILE}: compare.positive: '{positive}' is no class; the classes are "
+            f"{', '.join(classes[:LISTED_CLASSES])}{more}"
+        )
+    return positive
+
+
+def _run(run: RunId, tested: dict[str, float], breakdown: bool) -> Run:
     record = _record(run)
     metrics = {name: value for name, value in record["metrics"].items() if value is not None}
     diverged = int(record["status"] == "diverged")
-    values = {**all_metrics(predictions), **metrics, "diverged": diverged}
+    values = {**tested, **metrics, "diverged": diverged}
     folders = [run.folder / "encoder", run.folder] if breakdown else [run.folder]
     costs = [cost for folder in folders for cost in _costs(run, folder / "timing.json")]
     return Run(run, values, record, _history(run.folder / "history.csv"), costs)
@@ -210,7 +251,9 @@ def _predictions(path: Path) -> tuple[Predictions, _Test]:
         if numbers.min() < 0 or numbers.max() >= len(classes):
             raise InputError(f"{path}: labels must be class numbers below {len(classes)}: {REMAKE}")
     _check_probabilities(path, probabilities)
-    tested = _Test(classes, len(table), digest("\n".join(table["image"]), labels.tobytes()))
+    by_class = tuple(np.bincount(labels, minlength=len(classes)).tolist())
+    images = digest("\n".join(table["image"]), labels.tobytes())
+    tested = _Test(classes, len(table), by_class, images)
     return Predictions(labels, predicted, probabilities), tested
 
 

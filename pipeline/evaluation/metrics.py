@@ -1,13 +1,17 @@
-"""What one run's predictions on the test split are worth: four numbers, in float64."""
+"""What one run's predictions on the test split are worth, in float64."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 HEADLINE = ("test/accuracy", "test/macro_f1", "test/nll", "test/ece")
+BINARY = ("test/precision", "test/recall", "test/f_beta")  # of sets of two classes
+CLASS_RECALL = "test/recall/"  # and the class
+MOST_CLASSES = 20  # with a recall of their own; more would swamp the tables
 ECE_BINS = 15
 
 Ints = NDArray[np.int64]
@@ -75,8 +79,36 @@ def expected_calibration_error(
     return float(np.abs(np.bincount(bin_of, weights=surplus, minlength=bins)).sum() / len(labels))
 
 
-def all_metrics(predictions: Predictions) -> dict[str, float]:
-    """Every headline metric of a run, in the order of ``HEADLINE``."""
+def precision_recall_f_beta(
+    labels: Ints, predicted: Ints, positive: int, beta: float
+) -> tuple[float, float, float]:
+    """Precision TP / (TP + FP), recall TP / (TP + FN) and F-beta of one class. Both (N,).
+
+    F-beta = (1 + beta²) TP / ((1 + beta²) TP + beta² FN + FP) weighs recall beta times as much
+    as precision (van Rijsbergen 1979, "Information Retrieval", chapter 7). What has nothing to be
+    divided by is 0, as in scikit-learn with ``zero_division=0``.
+    """
+    said, true = predicted == positive, labels == positive
+    hits, answers, occurrences = (int(np.sum(of)) for of in (said & true, said, true))
+    # all divided by 1 + beta², so that a huge beta makes no inf / inf
+    weight = 1 / (1 + beta * beta)
+    weighted = weight * answers + (1 - weight) * occurrences
+    return _share(hits, answers), _share(hits, occurrences), _share(hits, weighted)
+
+
+def class_recalls(labels: Ints, predicted: Ints, classes: int) -> Floats:
+    """Share of each class's images that are recognised, (C,); NaN for a class without images."""
+    hits = np.bincount(labels[labels == predicted], minlength=classes)
+    occurrences = np.bincount(labels, minlength=classes)
+    return np.divide(hits, occurrences, out=np.full(classes, np.nan), where=occurrences > 0)
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0
+
+
+def headline_metrics(predictions: Predictions) -> dict[str, float]:
+    """The metrics that every set has, in the order of ``HEADLINE``."""
     labels, predicted = predictions.labels, predictions.predicted
     probabilities = predictions.probabilities
     values = (
@@ -86,3 +118,23 @@ def all_metrics(predictions: Predictions) -> dict[str, float]:
         expected_calibration_error(labels, predicted, probabilities),
     )
     return dict(zip(HEADLINE, values, strict=True))
+
+
+def all_metrics(
+    predictions: Predictions, classes: Sequence[str], positive: str, beta: float
+) -> dict[str, float]:
+    """Every test metric of a run, by name.
+
+    The headline metrics; for sets of two classes those of ``BINARY``, of the class ``positive``;
+    and for sets of up to ``MOST_CLASSES`` the recall of each class that has test images.
+    """
+    labels, predicted = predictions.labels, predictions.predicted
+    found = headline_metrics(predictions)
+    if len(classes) == 2:
+        values = precision_recall_f_beta(labels, predicted, classes.index(positive), beta)
+        found |= zip(BINARY, values, strict=True)
+    if len(classes) <= MOST_CLASSES:
+        recalls = class_recalls(labels, predicted, len(classes)).tolist()
+        named = zip(classes, recalls, strict=True)
+        found |= {f"{CLASS_RECALL}{name}": value for name, value in named if not np.isnan(value)}
+    return found

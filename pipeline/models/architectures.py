@@ -1,4 +1,4 @@
-"""Networks by name: ``small`` for small images, and torchvision's classification networks.
+"""Networks by name: ``small``, ``bvlc_alexnet`` and torchvision's classification networks.
 
 torchvision takes seconds to import: only what really needs it does so, inside functions.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,23 +16,40 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
 
 from pipeline.errors import InputError
+from pipeline.models.bvlc import BVLC, MEAN_BGR, BVLCAlexNet
 from pipeline.params import nearest
 
 SMALL = "small"
+OWN = (SMALL, BVLC)  # all others are torchvision's
 SMALLEST_SIDE = 4
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class _Pixels(NamedTuple):
+    """The pixels that a network wants: (value - mean) / std of those from 0 to 255."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    bgr: bool = False
+
+
+_OWN_PIXELS = {
+    SMALL: _Pixels(mean=(255 * 0.5,), std=(255 * 0.5,)),
+    BVLC: _Pixels(mean=MEAN_BGR, std=(1.0, 1.0, 1.0), bgr=True),
+}
+_IMAGENET_PIXELS = _Pixels(
+    mean=(255 * 0.485, 255 * 0.456, 255 * 0.406), std=(255 * 0.229, 255 * 0.224, 255 * 0.225)
+)
 # Without auxiliary classifiers the output is plain logits in train mode, too. Their ImageNet
 # weights want pixels in [-1, 1], which ``transform_input`` makes of ImageNet's normalisation.
 _INCEPTION = {"aux_logits": False, "init_weights": True, "transform_input": True}
 
 
 def names() -> list[str]:
-    """Every architecture: ``small``, then torchvision's classification networks."""
+    """Every architecture: our own, then torchvision's classification networks."""
     import torchvision
 
     listed: list[str] = torchvision.models.list_models(module=torchvision.models)
-    return [SMALL, *listed]
+    return [*OWN, *listed]
 
 
 def check_known(architecture: str) -> None:
@@ -41,7 +58,7 @@ def check_known(architecture: str) -> None:
     Raises:
         InputError: it is unknown, with the nearest name.
     """
-    if architecture != SMALL and architecture not in (known := names()):
+    if architecture not in OWN and architecture not in (known := names()):
         raise InputError(
             f"params.yaml: model.architecture: there is no '{architecture}'; "
             f"{nearest(architecture, known)}"
@@ -65,8 +82,8 @@ def build(
     Args:
         architecture: one of ``names()``.
         classes: outputs of the last layer.
-        channels: of the images, 1 or 3; torchvision's networks have three input channels all
-            the same (``normalise`` makes three of one).
+        channels: of the images, 1 or 3; all networks but ``small`` have three input channels
+            all the same (``normalise`` makes three of one).
         image_size: side of the square images in pixels.
         dropout: probability for every dropout layer; None keeps the architecture's own.
         generator_seed: seeds the initialisation.
@@ -118,17 +135,21 @@ def classifier_keys(architecture: str, channels: int, image_size: int) -> set[st
 def normalise(images: Tensor, architecture: str) -> Tensor:
     """Pixels as the network wants them, on the images' device.
 
-    torchvision's networks: to [0, 1], then ImageNet's mean and standard deviation, one grey
-    channel serving as all three. ``small``: to [-1, 1].
+    torchvision's networks: to [0, 1], then ImageNet's mean and standard deviation.
+    ``bvlc_alexnet``: blue, green, red, from 0 to 255 less ImageNet's mean. For both, one grey
+    channel serves as all three. ``small``: to [-1, 1].
 
     Args:
-        images: (B, C, H, W) uint8, or float from 0 to 255.
+        images: (B, C, H, W) uint8, or float from 0 to 255; three channels are red, green, blue.
         architecture: one of ``names()``.
 
     Returns:
-        (B, C', H, W) float32; C' is 3 for torchvision's networks and C for ``small``.
+        (B, C', H, W) float32; C' is C for ``small`` and 3 for all others.
     """
-    scale, shift = _affine(architecture == SMALL, images.device)
+    pixels = _OWN_PIXELS.get(architecture, _IMAGENET_PIXELS)
+    scale, shift = _affine(pixels, images.device)
+    if pixels.bgr:
+        images = images.flip(1)
     return torch.addcmul(shift, images.to(torch.float32), scale)
 
 
@@ -207,6 +228,8 @@ def _construct(architecture: str, classes: int, channels: int, image_size: int) 
     """The network with its own settings; ValueError or AssertionError for a wrong size."""
     if architecture == SMALL:
         return Small(channels, image_size, classes)
+    if architecture == BVLC:
+        return BVLCAlexNet(image_size, classes)
     import torchvision
 
     settings = _constructor_arguments(architecture, image_size)
@@ -286,11 +309,10 @@ def _averages(side: int, size: int, device: torch.device, dtype: torch.dtype) ->
 
 
 @_constant
-def _affine(small: bool, device: torch.device) -> tuple[Tensor, Tensor]:
+def _affine(pixels: _Pixels, device: torch.device) -> tuple[Tensor, Tensor]:
     """Scale and shift, each (C', 1, 1), that normalise pixels from 0 to 255."""
-    mean = torch.tensor([0.5] if small else IMAGENET_MEAN, dtype=torch.float64)
-    std = torch.tensor([0.5] if small else IMAGENET_STD, dtype=torch.float64)
-    scale, shift = 1 / (255 * std), -mean / std
+    mean, std = (torch.tensor(part, dtype=torch.float64) for part in (pixels.mean, pixels.std))
+    scale, shift = 1 / std, -mean / std
     return (
         scale.view(-1, 1, 1).to(device, torch.float32),
         shift.view(-1, 1, 1).to(device, torch.float32),
@@ -322,12 +344,12 @@ def _size_problem(architecture: str, image_size: int, channels: int) -> str | No
 def _construct_on_meta(
     architecture: str, classes: int, channels: int, image_size: int
 ) -> nn.Module:
-    with _empty_on_meta(), torch.random.fork_rng(devices=[]):
+    with empty_on_meta(), torch.random.fork_rng(devices=[]):
         return _construct(architecture, classes, channels, image_size).to("meta")
 
 
 @contextmanager
-def _empty_on_meta() -> Iterator[None]:
+def empty_on_meta() -> Iterator[None]:
     """Parameters made inside have shapes but no memory.
 
     ``torch.device("meta")`` would also take the sums by which RegNet finds its widths.

@@ -7,6 +7,7 @@ input to the output goes through it: nothing computed before it is used after it
 
 from __future__ import annotations
 
+import bisect
 import difflib
 import itertools
 from collections import defaultdict
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import fx, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from pipeline.errors import InputError
 from pipeline.models.architectures import AdaptiveAveragePool
@@ -64,6 +66,26 @@ def valid_latents(network: nn.Module) -> list[str]:
     return _trace(network).valid
 
 
+def block_ends(network: nn.Module) -> list[str]:
+    """The latents that cut a network into its blocks, the smallest parts with a weight matrix.
+
+    A block is a layer with what follows it up to the next one (normalisation, activation,
+    pooling; dropout belongs to the next block), or layers that a skip connection or parallel
+    paths hold together. So AlexNet has eight and ResNet-18 ten. The last block has no end.
+    """
+    trace = _trace(network)
+    matrices = sorted(trace.matrices)
+    ends: dict[int, str] = {}
+    closed: set[int] = set()  # counts of matrices after whose block a dropout has come
+    for name in trace.valid:
+        before = bisect.bisect_right(matrices, trace.places[trace.outputs[name][0]])
+        if isinstance(network.get_submodule(name), _DropoutNd):
+            closed.add(before)
+        if before and before not in closed:
+            ends[before] = name
+    return [name for before, name in ends.items() if before < len(matrices)]
+
+
 @dataclass(frozen=True)
 class _Trace:
     """A traced network.
@@ -75,6 +97,7 @@ class _Trace:
             parameter, only where it is first used.
         outputs: for each module called, its outputs, one for each call.
         weights: the places at which parameters are used, in order.
+        matrices: those at which parameters of two or more axes are first used.
         valid: the modules at which the network can be cut, in order of execution.
     """
 
@@ -83,6 +106,7 @@ class _Trace:
     places: dict[fx.Node, int]
     outputs: dict[str, list[fx.Node]]
     weights: list[int]
+    matrices: set[int]
     valid: list[str]
 
 
@@ -120,11 +144,11 @@ def _trace(network: nn.Module) -> _Trace:
         for name, results in tracer.returned.items()
         if all(isinstance(result, fx.Proxy) for result in results)
     }
-    uses, weights = _uses(network, places)
+    uses, weights, matrices = _uses(network, places)
     cuts = _cuts(nodes, places, uses, weights)
     valid = [name for name, found in outputs.items() if len(found) == 1 and found[0] in cuts]
     valid.sort(key=lambda name: places[outputs[name][0]])  # stable: blocks after their last layer
-    return _Trace(network, nodes, places, outputs, weights, valid)
+    return _Trace(network, nodes, places, outputs, weights, matrices, valid)
 
 
 def _places(nodes: list[fx.Node]) -> dict[fx.Node, int]:
@@ -139,11 +163,14 @@ def _places(nodes: list[fx.Node]) -> dict[fx.Node, int]:
     return places
 
 
-def _uses(network: nn.Module, places: dict[fx.Node, int]) -> tuple[dict[int, list[int]], list[int]]:
-    """The places at which each parameter or buffer is used, and those with any parameter."""
+def _uses(
+    network: nn.Module, places: dict[fx.Node, int]
+) -> tuple[dict[int, list[int]], list[int], set[int]]:
+    """The places at which each tensor of the state is used; those with parameters; matrices."""
     state = network.state_dict(keep_vars=True)
     uses: dict[int, list[int]] = defaultdict(list)
     weights = set()
+    matrices: dict[int, int] = {}
     for node, place in places.items():
         name = str(node.target)
         used = {name: state[name]} if node.op == "get_attr" and name in state else {}
@@ -153,7 +180,9 @@ def _uses(network: nn.Module, places: dict[fx.Node, int]) -> tuple[dict[int, lis
             uses[id(tensor)].append(place)
             if isinstance(tensor, nn.Parameter):
                 weights.add(place)
-    return uses, sorted(weights)
+                if tensor.ndim > 1:
+                    matrices.setdefault(id(tensor), place)
+    return uses, sorted(weights), set(matrices.values())
 
 
 def _cuts(

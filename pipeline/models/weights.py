@@ -13,15 +13,17 @@ import warnings
 from collections.abc import Iterable, Mapping
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from pipeline.errors import InputError
-from pipeline.models.architectures import SMALL, check_known
+from pipeline.models import bvlc
+from pipeline.models.architectures import OWN, check_known
 from pipeline.records import write_atomically
 
 SHOWN = 3
@@ -62,9 +64,9 @@ def from_imagenet(architecture: str) -> dict[str, Tensor]:
         InputError: the architecture has none, or they can be neither found nor downloaded.
     """
     check_known(architecture)
-    if architecture == SMALL:
+    if architecture in OWN:
         raise InputError(
-            f"weights.from: imagenet: {SMALL} has no such weights; use none, file or source"
+            f"weights.from: imagenet: {architecture} has no such weights; use none, file or source"
         )
     import torchvision
 
@@ -88,19 +90,25 @@ def from_imagenet(architecture: str) -> dict[str, Tensor]:
 
 
 def from_file(path: Path | str) -> dict[str, Tensor]:
-    """The tensors of a ``.safetensors``, ``.pth`` or ``.pt`` file.
+    """The tensors of a ``.safetensors``, ``.pth``, ``.pt`` or ``.npy`` file.
 
     A state dict may stand under ``state_dict`` or ``model``, with other things beside it, and
-    its names may begin with ``module.``, as data-parallel training writes them. Nothing in the
-    file is executed.
+    its names may begin with ``module.``, as data-parallel training writes them. A ``.npy`` file
+    is the published one of ``bvlc_alexnet``: a dict of layers (``bvlc.state_dict``). Nothing in
+    the file is executed.
 
     Raises:
-        InputError: no such file, another suffix, a broken file, one with more than tensors and
-            plain values, or one without a state dict.
+        InputError: no such file, another suffix, a broken file, one with more than tensors (or
+            arrays) and plain values, or one without a state dict (or layers).
     """
     path = Path(path)
     origin = f"weights.file: {path}"
-    readers = {".safetensors": _load_safetensors, ".pth": _unpickle, ".pt": _unpickle}
+    readers = {
+        ".safetensors": _load_safetensors,
+        ".pth": _unpickle,
+        ".pt": _unpickle,
+        ".npy": _load_npy,
+    }
     if path.suffix not in readers:
         raise InputError(f"{origin}: must end in {', '.join(readers)}")
     if not path.is_file():
@@ -212,6 +220,139 @@ def _unpickle(path: Path, origin: str) -> dict[str, Tensor]:
     except Exception:  # torch.load raises nearly any for a broken file
         raise InputError(f"{origin}: is broken or no PyTorch file") from None
     return _state_dict(content)
+
+
+def _load_npy(path: Path, origin: str) -> dict[str, Tensor]:
+    """A state dict of ``bvlc_alexnet`` from a 0-d array that holds a dict of its layers."""
+    try:
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about headers that Python 2 wrote
+            shape, dtype = _npy_header(file)
+            content = _PlainUnpickler(file).load() if dtype.hasobject else None
+    except _NotPlain as error:
+        raise InputError(
+            f"{origin}: refused, since it holds {str(error)[:100]!r}; right are NumPy arrays, "
+            "dicts, lists, strings and numbers alone"
+        ) from None
+    except Exception:  # unpicklers raise nearly any for a broken file
+        raise InputError(f"{origin}: is broken or no NumPy file") from None
+    objects = _unwrapped(content)
+    content = objects[0] if isinstance(objects, list) and len(objects) == 1 else None
+    if shape != () or not isinstance(content, dict):
+        raise InputError(
+            f"{origin}: holds no dict of layers, as numpy.save writes it of "
+            "{'conv1': [weights, biases], …}"
+        )
+    layers = {name: _with_arrays(_unwrapped(layer)) for name, layer in content.items()}
+    return bvlc.state_dict(layers, origin)
+
+
+def _with_arrays(layer: Any) -> Any:
+    """A layer's list or dict with arrays in place of what stands for them."""
+    if isinstance(layer, dict):
+        return {key: _unwrapped(value) for key, value in layer.items()}
+    if isinstance(layer, list | tuple):
+        return [_unwrapped(value) for value in layer]
+    return layer
+
+
+def _unwrapped(value: Any) -> Any:
+    return value.value if isinstance(value, _Array) else value
+
+
+def _npy_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and dtype; ValueError if there is none. Version 3 is for names that are no Latin-1."""
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    else:
+        shape, _, dtype = np.lib.format.read_array_header_2_0(file)
+    return shape, dtype
+
+
+class _NotPlain(pickle.UnpicklingError):
+    """A pickle names something other than what makes up an array."""
+
+
+class _Kind:
+    """Stands for a dtype while a pickle is read."""
+
+    def __init__(self, code: str, *_: Any):
+        self.code, self.byte_order = code, "="
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.byte_order = state[1]
+
+    def array(self, data: Any, shape: tuple[int, ...], order: Any) -> np.ndarray | list[Any]:
+        """The array of these bytes, or the flat list of its objects."""
+        if self.code in ("O", "O4", "O8"):
+            return list(data)
+        if not _NUMERIC.fullmatch(self.byte_order + self.code):
+            raise _NotPlain(f"an array of {self.code}")
+        # Python 2 wrote bytes as what is read as Latin-1 text
+        data = data.encode("latin1") if isinstance(data, str) else data
+        return np.frombuffer(data, self.byte_order + self.code).reshape(shape, order=order)
+
+
+class _Array:
+    """Stands for an array while a pickle is read, as ``numpy.core.multiarray._reconstruct``.
+
+    NumPy's own would trust what the pickle says of a dtype's memory.
+    """
+
+    value: np.ndarray | list[Any] | None = None
+
+    def __init__(self, *_: Any):
+        pass
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, kind, fortran, data = state
+        self.value = _Kind.array(kind, data, shape, "F" if fortran else "C")
+
+
+class _BufferArray(_Array):
+    """The same as ``numpy.core.numeric._frombuffer``, which protocol 5 uses."""
+
+    def __init__(self, data: Any, kind: Any, shape: Any, order: Any, *_: Any):
+        self.value = _Kind.array(kind, data, shape, order)
+
+
+class _Latin1(bytes):
+    """Stands for ``_codecs.encode``, by which protocols 0 to 2 write bytes."""
+
+    def __new__(cls, text: str, _encoding: str) -> _Latin1:
+        return super().__new__(cls, text.encode("latin1"))
+
+    def __setstate__(self, state: Any) -> None:
+        raise _NotPlain("bytes with a state")
+
+
+_NUMERIC = re.compile(r"[<>=|]([biu]1|[iuf][248])")
+_STAND_INS: dict[str, type | str] = {
+    "numpy.dtype": _Kind,
+    "numpy.ndarray": "an argument of _reconstruct that nothing needs",
+    "numpy.core.multiarray._reconstruct": _Array,
+    "numpy.core.numeric._frombuffer": _BufferArray,
+    "_codecs.encode": _Latin1,
+}
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Reads a pickle of plain values and arrays; no function or class that it names is called.
+
+    The few names of an array's pickle get classes from here instead, and all others are refused:
+    calling what a pickle names is the only way in which one can execute anything.
+    """
+
+    def __init__(self, file: BinaryIO):
+        super().__init__(file, encoding="latin1")
+
+    def find_class(self, module: str, name: str, /) -> Any:
+        """Our stand-in for the name; raises ``_NotPlain`` if there is none."""
+        full = f"{module}.{name}".replace("numpy._core.", "numpy.core.", 1)  # as in NumPy 2
+        if full not in _STAND_INS:
+            raise _NotPlain(full)
+        return _STAND_INS[full]
 
 
 def _state_dict(content: Any) -> dict[str, Tensor]:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pipeline.params import Source, nearest, parse
 from pipeline.recipes.base import Baseline, Breakdown, Recipe
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def names() -> list[str]:
@@ -44,9 +48,25 @@ def resolve(method: str, block: Any, source: Source) -> Recipe:
     return parse(load(block["recipe"]), block, source, at)
 
 
+def trained(record: dict[str, Any], path: Path) -> nn.Module:
+    """The network that a run left, in evaluation mode, by its record and model file.
+
+    Raises:
+        InputError: the file is broken or of another network.
+    """
+    from pipeline.models import architectures
+
+    asked = record["parameters"]
+    network = architectures.build(
+        asked["model"]["architecture"], record["classes"], asked["data"]["channels"],
+        asked["data"]["image_size"], None, 0,
+    )  # fmt: skip
+    return of(asked["method"]).restore(network, path).eval()
+
+
 def of(block: dict[str, Any]) -> Recipe:
     """A block that was checked already, as its recipe."""
     return load(block["recipe"]).model_validate(block)
 
 
-__all__ = ["Baseline", "Breakdown", "Recipe", "load", "names", "of", "resolve"]
+__all__ = ["Baseline", "Breakdown", "Recipe", "load", "names", "of", "resolve", "trained"]

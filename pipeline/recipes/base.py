@@ -3,28 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from pipeline.params import Block
+from pipeline.params import Block, Optimization, walk
 
 if TYPE_CHECKING:  # recipes are read without torch, to check params.yaml in no time
     from torch import nn
 
-    from pipeline.training.phase import Phase
+    from pipeline.training.phase import Phase, Solve
     from pipeline.training.run import Run
 
 
 class Recipe(Block):
-    """A way of training. Its fields are the keys that a method of this recipe may have."""
+    """A way of training. Its fields are the keys that a method of this recipe may have.
+
+    ``latent`` and ``freeze_to``, here or in a block of the recipe, are checked to name modules at
+    which the network can be cut.
+    """
 
     recipe: str
     uses_start: ClassVar[bool] = True  # whether the network gets the starting weights
+
+    def epochs_in_all(self) -> int:
+        """Epochs of all phases together, for the plan."""
+        blocks = [self, *(value for _, value in self)]
+        return sum(block.epochs for block in blocks if isinstance(block, Optimization))
+
+    def cuts(self) -> Iterator[tuple[tuple[str | int, ...], list[str]]]:
+        """Latents at which the network must come apart, in order, and where each list stands."""
+        for place, block in walk(self):
+            latents = getattr(block, "latent", None) or []
+            latents = [latents] if isinstance(latents, str) else latents
+            if latents:
+                yield (*place, "latent"), latents
+            if frozen := getattr(block, "freeze_to", None):
+                yield (*place, "freeze_to"), [frozen, *latents[:1]]
+
+    def layers(self, block: Block, network: nn.Module) -> nn.Module:
+        """The module whose layers a block's ``weight_decays`` and ``lr_factors`` name."""
+        return network
+
+    def restore(self, network: nn.Module, path: Path) -> nn.Module:
+        """The trained network, from one newly built and the run's ``model.safetensors``."""
+        from pipeline.models import weights
+
+        weights.restore(network, path)
+        return network
 
 
 class Baseline(Recipe):
     """A recipe that is trained in one stage, whatever its phases."""
 
-    def phases(self, run: Run) -> Iterator[Phase]:
+    def phases(self, run: Run) -> Iterator[Phase | Solve]:
         """The phases in order; each is trained before the next is asked for."""
         raise NotImplementedError
 
@@ -40,9 +71,12 @@ class Breakdown(Recipe):
         raise NotImplementedError
 
     def encoder_phases(self, run: Run) -> Iterator[Phase]:
-        """The phases before the cut; they need ``run.pairs``."""
+        """The phases before the cut; they need ``run.pairs``.
+
+        The states that the last of them keeps are the encoders that get a head each.
+        """
         raise NotImplementedError
 
     def head_phases(self, run: Run) -> Iterator[Phase]:
-        """The phases after the cut, on the encoder as it was left."""
+        """The phases after the cut, on an encoder as it was left."""
         raise NotImplementedError

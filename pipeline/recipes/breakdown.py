@@ -1,15 +1,16 @@
-"""Optimisation objective breakdown: a Siamese loss before the cut, cross-entropy after it."""
+"""Optimisation objective breakdown: Siamese losses before the cut, cross-entropy after it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
-from typing import TYPE_CHECKING, Annotated, Literal
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from pipeline.params import NonNegative, Optimization
+from pipeline.params import Classification, Count, Optimization, Rounds, rule
 from pipeline.recipes import base
+from pipeline.training.losses import Contrastive, Loss
 
 if TYPE_CHECKING:
     from torch import nn
@@ -17,59 +18,114 @@ if TYPE_CHECKING:
     from pipeline.training.phase import Phase
     from pipeline.training.run import Run
 
-PerClass = NonNegative | Annotated[list[NonNegative], Field(min_length=2)]
 
+class Encoder(Rounds):
+    """The part before ``latent``; several latents cut it into parts, trained one after the other.
 
-class Encoder(Optimization):
-    """The part before ``latent``, trained on pairs; margins in root-mean-square distance."""
+    Each part has its own ``loss`` where there is a list of them. ``freeze_to`` fixes everything
+    up to a layer at its starting weights. ``per_class`` draws that many images of a class for
+    each batch, for losses on images. The ``keep`` best epochs of the last part each get a head.
+    """
 
-    latent: str
-    margin_same: PerClass = 0.0
-    margin_different: NonNegative = 1.0
-    weight_same: PerClass = 1.0
-    weight_different: NonNegative = 1.0
+    latent: str | Annotated[list[str], Field(min_length=1)]
+    loss: Loss | Annotated[list[Loss], Field(min_length=1)] = Contrastive(name="contrastive")
+    freeze_to: str | None = None
+    per_class: Annotated[int, Field(ge=2)] | None = None
+    keep: Count = 1
     dropout: bool = False
+
+    @model_validator(mode="after")
+    def _parts_and_losses(self) -> Self:
+        losses = self.loss if isinstance(self.loss, list) else [self.loss]
+        if len(losses) not in (1, len(self.latents)):
+            raise rule(
+                f"has {len(losses)} losses for {len(self.latents)} latents; give one for all, or "
+                "one for each"
+            )
+        parts = len(self.latents)
+        for key in ("epochs", "lr"):
+            value = getattr(self, key)
+            if isinstance(value, list) and len(value) > parts:
+                raise rule(
+                    f"has {len(value)} values of {key} for {parts} latents; give at most one each"
+                )
+        if self.keep > self.at(parts - 1, Optimization).epochs:
+            raise rule(f"keep: {self.keep} is more than the epochs of the last part")
+        if self.per_class and all(loss.on == "pairs" for loss in losses):
+            names = ", ".join(loss.name for loss in losses)
+            raise rule(f"per_class is for losses on images; {names} takes the listed pairs")
+        return self
+
+    @property
+    def latents(self) -> list[str]:
+        """Where the network is cut, in order."""
+        return self.latent if isinstance(self.latent, list) else [self.latent]
+
+    def losses(self) -> list[tuple[str, Loss]]:
+        """The loss of each part, and where it stands in the block."""
+        if not isinstance(self.loss, list):
+            return [("encoder.loss", self.loss)] * len(self.latents)
+        named = [(f"encoder.loss.{number}", loss) for number, loss in enumerate(self.loss)]
+        return named if len(named) > 1 else named * len(self.latents)
+
+
+class Head(Classification):
+    """The part after the last latent; ``freeze_to`` fixes more of it, as it started."""
+
+    freeze_to: str | None = None
 
 
 class Breakdown(base.Breakdown):
     """Cut the network at ``encoder.latent`` into ``head(encoder(x))``.
 
-    First the encoder minimises the mean contrastive loss of the listed pairs on the latent
-    (``pipeline.training.losses.contrastive``); then it is fixed and the head minimises
+    First the encoder minimises the mean Siamese loss on its latent (``pipeline.training.losses``),
+    part by part where there are several latents; then it is fixed and the head minimises
     ``mean_i CE(head(encoder(x_i)), y_i)``.
     """
 
     recipe: Literal["breakdown"]
     encoder: Encoder
-    head: Optimization
+    head: Head
 
-    def cut(self, run: Run) -> tuple[nn.Module, nn.Module]:
-        """Encoder and head, sharing the network's parameters."""
-        from pipeline.models.cut import cut
+    def epochs_in_all(self) -> int:
+        """All parts of the encoder, and a head for each encoder that is kept."""
+        encoder, parts = self.encoder, range(len(self.encoder.latents))
+        return sum(encoder.at(n, Optimization).epochs for n in parts) + self._head_epochs()
 
-        return cut(run.network, self.encoder.latent)
+    def _head_epochs(self) -> int:
+        return self.encoder.keep * self.head.epochs
+
+    def cuts(self) -> Iterator[tuple[tuple[str | int, ...], list[str]]]:
+        """Those of the encoder, and the head's ``freeze_to`` after them."""
+        yield from (found for found in super().cuts() if found[0][0] != "head")
+        if self.head.freeze_to:
+            yield ("head", "freeze_to"), [self.encoder.latents[-1], self.head.freeze_to]
 
     def encoder_module(self, run: Run) -> nn.Module:
-        """The part before the latent."""
-        return self.cut(run)[0]
+        """The part before the last latent."""
+        return run.part(upto=self.encoder.latents[-1])
 
     def encoder_phases(self, run: Run) -> Iterator[Phase]:
-        """One phase, ``encoder``."""
-        from pipeline.training.losses import contrastive
-
-        encoder, _ = self.cut(run)
-        loss = partial(
-            contrastive,
-            margin_same=run.per_class(self.encoder.margin_same, "encoder.margin_same"),
-            margin_different=self.encoder.margin_different,
-            weight_same=run.per_class(self.encoder.weight_same, "encoder.weight_same"),
-            weight_different=self.encoder.weight_different,
-        )
-        groups = [{"params": list(encoder.parameters()), "lr": self.encoder.lr}]
-        yield run.siamese("encoder", encoder, groups, self.encoder, loss, self.encoder.dropout)
+        """A phase for each latent: ``encoder``, or ``encoder_1``, ``encoder_2``, …"""
+        asked = self.encoder
+        bounds = pairwise([asked.freeze_to, *asked.latents])
+        last = len(asked.latents) - 1
+        for number, ((after, upto), (key, loss)) in enumerate(
+            zip(bounds, asked.losses(), strict=True)
+        ):
+            yield run.siamese(
+                f"encoder_{number + 1}" if last else "encoder",
+                run.part(after, upto),
+                asked.at(number, Optimization),
+                loss,
+                frozen=run.before(after),
+                dropout=asked.dropout,
+                per_class=asked.per_class if loss.on == "images" else None,
+                keep=asked.keep if number == last else 1,
+                key=key,
+            )
 
     def head_phases(self, run: Run) -> Iterator[Phase]:
         """One phase, ``head``."""
-        encoder, head = self.cut(run)
-        groups = [{"params": list(head.parameters()), "lr": self.head.lr}]
-        yield run.classification("head", head, groups, self.head, frozen=encoder)
+        after = self.head.freeze_to or self.encoder.latents[-1]
+        yield run.classification("head", run.part(after), self.head, frozen=run.before(after))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pipeline.params import Optimization
+from pipeline.params import Classification
 from pipeline.recipes.base import Baseline
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pipeline.training.run import Run
 
 
-class Scratch(Baseline, Optimization):
+class Scratch(Baseline, Classification):
     """Minimise ``mean_i CE(network(x_i), y_i)`` from the seed's random initialisation alone."""
 
     recipe: Literal["scratch"]
@@ -21,5 +21,4 @@ class Scratch(Baseline, Optimization):
 
     def phases(self, run: Run) -> Iterator[Phase]:
         """One phase, ``end_to_end``."""
-        groups = run.split_groups(self.lr, 1.0)
-        yield run.classification("end_to_end", run.network, groups, self)
+        yield run.classification("end_to_end", run.network, self)

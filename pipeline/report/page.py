@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -15,7 +16,6 @@ from ruamel.yaml import YAML
 
 from pipeline.colours import colour
 from pipeline.evaluation.collect import SUMMARY, Cost, Evidence, Run, SharedInput, shared_inputs
-from pipeline.evaluation.metrics import HEADLINE
 from pipeline.evaluation.statistics import Contrast, Estimate
 from pipeline.params import Compare, Params
 from pipeline.report import words
@@ -35,7 +35,8 @@ GROUPS = {
     "training": (
         "Training",
         "Accuracy on the validation images while training; thin lines are seeds, the thick one "
-        "their mean, as far as all of them run. A breakdown starts where its encoder has ended.",
+        "their mean, as far as all of them run. The phases of a run follow one another: a "
+        "breakdown starts where its encoders have ended. A head that is solved for is a point.",
     ),
     "loss": (
         "Phases without a classifier",
@@ -51,6 +52,13 @@ ROLES = {
     "pairs": "training pairs",
     "val_pairs": "validation pairs",
 }
+FRAMES = {
+    "learning": "Each method has a frame of its own; the dashed line is {reference}.",
+    "training": "Each method has a frame of its own; the dashed line is {reference}.",
+    "loss": "Each method has a frame and a scale of its own.",
+}
+MOST_COLUMNS = 7  # of scores side by side
+OPEN_ROWS = 16  # of comparisons; where there are more, only those of accuracy are unfolded
 LISTED_ITEMS = 12
 LISTED_ROWS = 60
 
@@ -83,13 +91,17 @@ def render(
         chance=words.value(ACCURACY, 1 / len(evidence.classes)),
         seeds=words.seeds(len(compare.seeds)),
         verdicts=[_verdict(compare, shots, estimates, contrasts) for shots in compare.shots],
-        columns=[(words.TITLES[metric], words.unit(metric)) for metric in HEADLINE],
-        scores=[
-            _scores(compare, shots, estimates, contrasts, evidence.runs) for shots in compare.shots
+        positive=evidence.positive if len(evidence.classes) == 2 else None,
+        scores=_tables(compare, _headline_columns(evidence), estimates, contrasts, evidence.runs),
+        recalls=[
+            table
+            for columns in _recall_columns(evidence)
+            for table in _tables(compare, columns, estimates, contrasts, evidence.runs)
         ],
-        figures=list(_figures(panels)),
-        contrasts=[_contrast(row) for row in contrasts],
-        costs=list(_costs(compare, evidence.runs)),
+        figures=list(_figures(panels, compare)),
+        contrasts=list(_contrast_tables(evidence, contrasts)),
+        costs=_costs(evidence.runs, by_phase=False),
+        phase_costs=_costs(evidence.runs, by_phase=True),
         diverged=[run for run in evidence.runs if run.diverged],
         shared=[_shared(item, compare) for item in shared_inputs(evidence.runs)],
         recipes=dict.fromkeys((run.id.method, run.record["recipe"]) for run in evidence.runs),
@@ -134,21 +146,57 @@ def _verdict(
     }
 
 
+@dataclass(frozen=True)
+class _Column:
+    """One metric of a table of scores: its name, title, and what stands small below the title."""
+
+    metric: str
+    title: str
+    below: str
+
+
+def _headline_columns(evidence: Evidence) -> list[_Column]:
+    return [_Column(m, words.TITLES[m], words.unit(m)) for m in evidence.headline]
+
+
+def _recall_columns(evidence: Evidence) -> list[list[_Column]]:
+    """A column a class, as many side by side as are readable."""
+    images = dict(zip(evidence.classes, evidence.by_class, strict=True))
+    columns = [
+        _Column(metric, name, words.images(images[name]))
+        for name, metric in evidence.recalls.items()
+    ]
+    return [columns[at : at + MOST_COLUMNS] for at in range(0, len(columns), MOST_COLUMNS)]
+
+
+def _tables(
+    compare: Compare,
+    columns: Sequence[_Column],
+    estimates: Estimates,
+    contrasts: Sequence[Contrast],
+    runs: Sequence[Run],
+) -> list[dict[str, Any]]:
+    """A table of scores for each number of shots."""
+    return [_scores(compare, shots, columns, estimates, contrasts, runs) for shots in compare.shots]
+
+
 def _scores(
     compare: Compare,
     shots: int | str,
+    columns: Sequence[_Column],
     estimates: Estimates,
     contrasts: Sequence[Contrast],
     runs: Sequence[Run],
 ) -> dict[str, Any]:
     """One table: a row a method, a cell a metric, marked where a verdict supports it."""
-    verdicts: dict[str, dict[str, str]] = {metric: {} for metric in HEADLINE}
+    verdicts: dict[str, dict[str, str]] = {column.metric: {} for column in columns}
     for row in contrasts:
-        if row.shots == shots:
+        if row.shots == shots and row.metric in verdicts:
             verdicts[row.metric][row.method] = row.verdict
-    best = {m: supported_best(compare.methods, compare.reference, verdicts[m]) for m in HEADLINE}
+    best = {m: supported_best(compare.methods, compare.reference, v) for m, v in verdicts.items()}
     return {
         "title": f"With {words.budget(shots)}",
+        "columns": columns,
         "best": any(best.values()),
         "marked": any(found in MARKED for by in verdicts.values() for found in by.values()),
         "rows": [
@@ -159,13 +207,14 @@ def _scores(
                 ),
                 "cells": [
                     {
-                        "title": words.TITLES[metric],
+                        "title": column.title,
                         "value": words.value(metric, estimates[method][str(shots)][metric].mean),
                         "interval": words.interval(metric, estimates[method][str(shots)][metric]),
                         "verdict": v if (v := verdicts[metric].get(method)) in MARKED else "",
                         "best": best[metric] == method,
                     }
-                    for metric in HEADLINE
+                    for column in columns
+                    for metric in [column.metric]
                 ],
             }
             for method in compare.methods
@@ -173,13 +222,29 @@ def _scores(
     }
 
 
-def _figures(panels: Sequence[Panel]) -> Iterator[dict[str, Any]]:
+def _figures(panels: Sequence[Panel], compare: Compare) -> Iterator[dict[str, Any]]:
     for group, (title, caption) in GROUPS.items():
         found = [panel for panel in panels if panel.group == group]
         if found:
+            if any(panel.framed for panel in found):
+                caption = f"{caption} {FRAMES[group].format(reference=compare.reference)}"
             # drawn by us: matplotlib has escaped every text in it
             shown = [{"title": p.title, "svg": Markup(p.inline)} for p in found]
             yield {"title": title, "caption": caption, "panels": shown}
+
+
+def _contrast_tables(evidence: Evidence, contrasts: Sequence[Contrast]) -> Iterator[dict[str, Any]]:
+    """A table a headline metric, folded where all together would be long."""
+    shown = [row for row in contrasts if row.metric in evidence.headline]
+    for metric in evidence.headline:
+        rows = [_contrast(row) for row in shown if row.metric == metric]
+        if rows:
+            yield {
+                "title": words.TITLES[metric],
+                "unit": words.difference_unit(metric),
+                "open": metric == ACCURACY or len(shown) <= OPEN_ROWS,
+                "rows": rows,
+            }
 
 
 def _contrast(row: Contrast) -> dict[str, Any]:
@@ -187,8 +252,6 @@ def _contrast(row: Contrast) -> dict[str, Any]:
     return {
         "method": row.method,
         "shots": row.shots,
-        "metric": words.TITLES[metric],
-        "unit": words.difference_unit(metric),
         "difference": words.difference(metric, found.difference),
         "interval": words.difference_interval(metric, found),
         "p": words.p_value(found.p_value),
@@ -198,24 +261,36 @@ def _contrast(row: Contrast) -> dict[str, Any]:
     }
 
 
-def _costs(compare: Compare, runs: Sequence[Run]) -> Iterator[dict[str, Any]]:
-    """A row a method, shots and phase: means over seeds, and the largest peak of memory."""
-    grouped: dict[tuple[str, int | str, str], list[Cost]] = {}
+def _costs(runs: Sequence[Run], by_phase: bool) -> list[dict[str, Any]]:
+    """A row a method and shots, or one of their phases: means over seeds, the largest memory."""
+    grouped: dict[tuple[str, int | str, str], dict[int, list[Cost]]] = {}
     for run in runs:
         for cost in run.costs:
-            grouped.setdefault((run.id.method, run.id.shots, cost.phase), []).append(cost)
-    for (method, shots, phase), costs in grouped.items():
-        memory = [c.peak_memory_mb for c in costs if c.peak_memory_mb is not None]
-        seconds = _mean([c.seconds for c in costs])
-        yield {
-            "method": method,
-            "shots": shots,
-            "phase": phase.replace("_", " "),
-            "images_seen": words.count(_mean([c.images_seen for c in costs])),
-            "seconds": words.count(seconds, 1 if seconds is None or seconds < 100 else 0),
-            "images_per_second": words.count(_mean([c.images_per_second for c in costs])),
-            "memory": words.count(max(memory, default=None)),
-        }
+            key = (run.id.method, run.id.shots, cost.phase if by_phase else "")
+            grouped.setdefault(key, {}).setdefault(run.id.seed, []).append(cost)
+    return [_cost_row(*key, list(by_seed.values())) for key, by_seed in grouped.items()]
+
+
+def _cost_row(
+    method: str, shots: int | str, phase: str, seeds: Sequence[Sequence[Cost]]
+) -> dict[str, Any]:
+    memory = [c.peak_memory_mb for costs in seeds for c in costs if c.peak_memory_mb is not None]
+    images = _mean([_sum([c.images_seen for c in costs]) for costs in seeds])
+    seconds = _mean([_sum([c.seconds for c in costs]) for costs in seeds])
+    return {
+        "method": method,
+        "shots": shots,
+        "phase": words.phase(phase),
+        "images_seen": words.count(images),
+        "seconds": words.count(seconds, 1 if seconds is None or seconds < 100 else 0),
+        "images_per_second": words.count(images / seconds if images and seconds else None),
+        "memory": words.count(max(memory, default=None)),
+    }
+
+
+def _sum(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -13,12 +13,16 @@ if TYPE_CHECKING:
 
 NONE = "–"
 FIXED = "\u00a0"  # a space at which no line breaks
+THIN = "\u202f"  # between thousands
 INTERVAL = f"95{FIXED}% interval"
 TITLES = {
     "test/accuracy": "Accuracy",
     "test/macro_f1": "Macro-F1",
     "test/nll": "Log loss",
     "test/ece": "Calibration error",
+    "test/precision": "Precision",
+    "test/recall": "Recall",
+    "test/f_beta": "F-beta",
 }
 UNITS = {"test/nll": "nats"}
 
@@ -74,9 +78,19 @@ def p_value(p: float | None) -> str:
     return f"{p:.2f}" if p >= 0.095 else f"{p:.3f}"
 
 
+def phase(name: str) -> str:
+    """A phase's name as people say it: ``end to end``, ``round 3``."""
+    return name.replace("_", " ")
+
+
 def seeds(n: int) -> str:
     """``1 seed``, ``3 seeds``."""
     return f"{n} seed" if n == 1 else f"{n} seeds"
+
+
+def images(n: int) -> str:
+    """``1 image``, ``30 images``."""
+    return f"{count(n)} image" if n == 1 else f"{count(n)} images"
 
 
 def budget(shots: int | str) -> str:
@@ -145,4 +159,4 @@ def count(number: float | None, decimals: int = 0) -> str:
     """A quantity with thin spaces between thousands."""
     if number is None:
         return NONE
-    return f"{number:,.{decimals}f}".replace(",", "\u202f")
+    return f"{number:,.{decimals}f}".replace(",", THIN)

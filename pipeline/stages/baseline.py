@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pipeline import recipes
+from pipeline import recipes, workspace
 from pipeline.params import Params
 from pipeline.records import RunId
-from pipeline.stages import common, workspace
+from pipeline.stages import common
 from pipeline.stages.follow import follow, say
 
 

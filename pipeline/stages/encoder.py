@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pipeline import recipes
+from pipeline import recipes, workspace
 from pipeline.params import Params
 from pipeline.records import RunId
-from pipeline.stages import common, workspace
+from pipeline.stages import common
 from pipeline.stages.follow import follow, say
 
 
@@ -23,7 +23,8 @@ def encoder(params: Params, run: RunId) -> None:
     del record["parameters"]["method"]["head"]  # neither this nor the rule has a part in it
     del record["parameters"]["training"]["rule"]
     history = workspace.continue_history([], results)
-    workspace.write_run(run.folder / "encoder", module.state_dict(), record, history, results)
+    tensors = workspace.encoder_tensors(module, results[-1].kept)
+    workspace.write_run(run.folder / "encoder", tensors, record, history, results)
     say(run, record)
 
 

@@ -13,21 +13,22 @@ from pipeline.params import Params
 from pipeline.records import RunId
 from pipeline.tracking.live import Live
 from pipeline.training.loop import Log
-from pipeline.training.phase import Phase
+from pipeline.training.phase import Phase, Solve
 
 
-def follow(params: Params, run: RunId) -> Callable[[Phase], AbstractContextManager[Log]]:
+def follow(params: Params, run: RunId) -> Callable[[Phase | Solve], AbstractContextManager[Log]]:
     """For a run, the context in which one of its phases is trained; it gives the phase its log."""
 
     @contextmanager
-    def phase_context(phase: Phase) -> Iterator[Log]:
+    def phase_context(phase: Phase | Solve) -> Iterator[Log]:
         name = f"{run.name}-{phase.name}"
         tags = {"method": run.method, "shots": str(run.shots), "seed": str(run.seed)}
-        settings = {key: str(value) for key, value in phase.settings.model_dump().items()}
+        asked = phase.settings.model_dump() if isinstance(phase, Phase) else {}
+        settings = {key: str(value) for key, value in asked.items()}
         with (
             Live(name, {**tags, "phase": phase.name}, settings, params.tracking.live_after) as live,
             tqdm(
-                total=phase.settings.epochs,
+                total=asked.get("epochs", 1),
                 desc=name,
                 unit="epoch",
                 disable=not sys.stderr.isatty(),
@@ -46,9 +47,9 @@ def follow(params: Params, run: RunId) -> Callable[[Phase], AbstractContextManag
     return phase_context
 
 
-def say(run: RunId, record: dict[str, Any]) -> None:
-    """One line on a finished run or phase, for the log."""
-    last = record["phases"][-1]
+def say(run: RunId, record: dict[str, Any], phase: int = -1) -> None:
+    """One line on a finished run or phase, the one whose weights are left, for the log."""
+    last = record["phases"][phase]
     chosen = {key: f"{value:.4f}" for key, value in last.items() if key.startswith("val/")}
     shown = ", ".join(f"{key} {value}" for key, value in chosen.items())
     if record["status"] == "diverged":

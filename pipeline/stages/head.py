@@ -5,30 +5,65 @@ from __future__ import annotations
 import csv
 from typing import Any
 
-from pipeline import recipes
+from pipeline import recipes, workspace
 from pipeline.models import weights
 from pipeline.params import Params
 from pipeline.records import RunId, read_json
-from pipeline.stages import common, workspace
+from pipeline.stages import common
 from pipeline.stages.follow import follow, say
+from pipeline.training.loop import Result, State, snapshot
+from pipeline.training.run import Run
 
 
 def head(params: Params, run: RunId) -> None:
-    """Train the head and write the files of the whole run."""
+    """Train a head on each encoder that was kept, and write the files of the whole run.
+
+    Validation picks one of them, by ``training.rule``.
+    """
     recipe = recipes.of(params.methods[run.method])
     assert isinstance(recipe, recipes.Breakdown)
     made, _ = workspace.load_run(params, run, recipe, pairs=False)
     first = read_json(run.folder / "encoder" / "record.json")
-    weights.restore(recipe.encoder_module(made), run.folder / "encoder" / "model.safetensors")
-    results = workspace.train(
-        recipe.head_phases(made), made.device, params.runtime.precision, follow(params, run)
-    )
+    trials = _heads(params, run, recipe, made)
+    sound = [trial for trial in trials if trial[0][-1].status == "finished"]
+    best = max(sound or trials, key=lambda trial: trial[0][-1].value)  # of equals the first
+    weights.put(made.network, best[1])
+    results = [result for trial, _ in trials for result in trial]
+    last = results.index(best[0][-1]) - len(results)
     phases = first["phases"] + [result.record() for result in results]
-    reason = first["reason"] or results[-1].reason
-    record = workspace.record(params, run, recipe, made, first["inputs"], phases, reason)
+    reason = first["reason"] or ("" if sound else best[0][-1].reason)
+    record = workspace.record(params, run, recipe, made, first["inputs"], phases, reason, last)
+    if len(trials) > 1:
+        record["kept_encoder"] = _kept(first, trials.index(best))
     history = workspace.continue_history(_read_history(run), results)
-    workspace.write_run(run.folder, made.network.state_dict(), record, history, results)
-    say(run, record)
+    workspace.write_run(run.folder, best[1], record, history, results)
+    say(run, record, last)
+
+
+def _heads(
+    params: Params, run: RunId, recipe: recipes.Breakdown, made: Run
+) -> list[tuple[list[Result], State]]:
+    """For each kept encoder, best first, the phases after it and the network they left."""
+    encoder = recipe.encoder_module(made)
+    path = run.folder / "encoder" / "model.safetensors"
+    kept = workspace.kept_encoders(path, set(encoder.state_dict()))
+    start = snapshot(made.network)
+    trials = []
+    for number, tensors in enumerate(kept, start=1):
+        weights.put(made.network, start)
+        weights.put(encoder, tensors)
+        results = workspace.train(
+            recipe.head_phases(made), made.device, params.runtime.precision, follow(params, run)
+        )
+        for result in results if len(kept) > 1 else []:
+            result.rename(f"{result.phase}_{number}")
+        trials.append((results, snapshot(made.network)))
+    return trials
+
+
+def _kept(encoder: dict[str, Any], number: int) -> dict[str, int]:
+    """Which of the kept encoders the run goes on with: its rank and epoch."""
+    return {"rank": number + 1, "epoch": encoder["phases"][-1]["kept_epochs"][number]}
 
 
 def _read_history(run: RunId) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
@@ -21,8 +22,8 @@ def images(params: Params) -> None:
     Without a source set its two files are there, with no rows.
 
     Raises:
-        InputError: a folder outside ``data/``, target and source in one, no usable images in
-            them, or files that cannot be decoded.
+        InputError: a folder outside ``data/``, target and source in one or with an image in
+            common, no usable images in them, or files that cannot be decoded.
     """
     data = params.data
     target = _inside("data.target", data.target)
@@ -34,12 +35,13 @@ def images(params: Params) -> None:
         )
     found = find_images(target, data.layout)
     further = find_images(source, data.layout) if source else []
+    _check_apart(found, further)
     _write(data, target, found, Path("prepared/images"))
     _write(data, source, further, Path("prepared/source"))
 
 
 def _inside(key: str, value: str) -> Path:
-    """The folder or zip that a parameter names, which must lie under ``data/``."""
+    """The folder, zip or table that a parameter names, which must lie under ``data/``."""
     parts = PurePosixPath(value).parts
     if parts[:1] != ("data",) or ".." in parts:
         raise InputError(
@@ -47,6 +49,17 @@ def _inside(key: str, value: str) -> Path:
             f"but it is '{value}'"
         )
     return Path(*parts)
+
+
+def _check_apart(target: list[Item], source: list[Item]) -> None:
+    """Refuse an image that both sets name, as lists and tables of two folders may."""
+    known = {os.path.abspath(item.place) for item in target}
+    for item in source:
+        if os.path.abspath(item.place) in known:
+            raise InputError(
+                f"params.yaml: data.source: data.target has its image '{item.place}' too; keep it "
+                "in one of them, or set data.source to null"
+            )
 
 
 def _write(data: Data, place: Path | None, items: list[Item], stem: Path) -> None:
@@ -60,9 +73,11 @@ def _write(data: Data, place: Path | None, items: list[Item], stem: Path) -> Non
     write_table(stem.with_suffix(".csv"), rows, HEADER)
     if place:
         counts = Counter(item.split for item in items if item.split)
+        groups = len({item.group for item in items if item.group})
         splits = ", ".join(f"{split} {counts[split]}" for split in ("train", "val", "test"))
         print(
             f"{place}: {len(items)} images, {len(names)} classes, "
+            f"{f'{groups} groups, ' if groups else ''}"
             f"{f'splits brought: {splits}' if counts else 'splits to be drawn'}"
         )
 

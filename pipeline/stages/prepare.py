@@ -43,6 +43,7 @@ def prepare(params: Params) -> None:
         "splits": {
             name: {"images": sum(of.values()), "by_class": of} for name, of in counts.items()
         },
+        "groups": int(images.loc[images["group"] != "", "group"].nunique()),
         "left_out": int((split == "").sum()),
         "identical_groups": len(duplicates.groups),
         "labels_shuffled": params.data.shuffle_labels,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import torch
 
+from pipeline import recipes, workspace
 from pipeline.data import splits
 from pipeline.data.batches import load_images, read_list
-from pipeline.models import architectures, weights
+from pipeline.models import architectures
 from pipeline.params import Params
 from pipeline.records import RunId, read_json, write_table
-from pipeline.stages import common, workspace
+from pipeline.stages import common
 from pipeline.training import runtime
 from pipeline.training.run import EVALUATION_BATCH
 
@@ -24,12 +25,8 @@ def test(params: Params, run: RunId) -> None:
     rows, labels = read_list(TEST_LIST)
     images = splits.read_images("prepared/images.csv").set_index("row")
     names = images.drop_duplicates("label").sort_values("label")["class"]
-    name, data = params.model.architecture, params.data
-    network = architectures.build(
-        name, record["classes"], data.channels, data.image_size, params.model.dropout, 0
-    )
-    weights.restore(network, run.folder / "model.safetensors")
-    network.to(device).eval()
+    name = record["parameters"]["model"]["architecture"]
+    network = recipes.trained(record, run.folder / "model.safetensors").to(device)
     loaded = load_images(workspace.IMAGES, rows, labels, device)
     probabilities = torch.cat(
         [

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pipeline import workspace
 from pipeline.data import splits
 from pipeline.data.batches import load_images
 from pipeline.errors import InputError
 from pipeline.models import weights
 from pipeline.params import Params, SourceTraining
 from pipeline.records import RECORD_VERSION, RunId, write_json
-from pipeline.stages import common, workspace
+from pipeline.stages import common
 from pipeline.stages.follow import follow
 from pipeline.training import runtime
 from pipeline.training.run import Run
@@ -74,8 +75,7 @@ def _train_on_source(params: Params, settings: SourceTraining) -> tuple[dict[str
         seed=settings.seed,
         device=device,
     )
-    groups = run.split_groups(settings.lr, 1.0)
-    phases = iter([run.classification("end_to_end", run.network, groups, settings)])
+    phases = iter([run.classification("end_to_end", run.network, settings)])
     named = RunId("source", "all", settings.seed)
     (result,) = workspace.train(phases, device, params.runtime.precision, follow(params, named))
     if result.status == "diverged":

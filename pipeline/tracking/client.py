@@ -39,7 +39,8 @@ NOTES = {
         "- `test/…`: on the test split; `best/val_accuracy`: at the chosen epoch\n"
         "- `train/loss`, `val/loss`, `val/accuracy`: phases trained with cross-entropy; the step "
         "is images seen, so those of a breakdown begin after its encoder phase\n"
-        "- `encoder/…`: the encoder phase of a breakdown, whose pairwise loss is another quantity\n"
+        "- `encoder/…`: the encoder phase of a breakdown, whose pairwise loss is another quantity; "
+        "with several latents `encoder_1/…`, `encoder_2/…`, each a loss of its own\n"
         "- `cost/…`: images seen, seconds and peak memory of training\n\n"
         "*Group by* the tags `method` and `shots` shows means over seeds. The runs mirror the "
         "files that DVC tracks; `dvc repro` brings back whatever is missing here."
@@ -227,9 +228,11 @@ def metric_name(phase: str, name: str) -> str:
     """The name of a phase's metric in MLflow.
 
     ``train/loss``, ``val/loss`` and ``val/accuracy`` are those of cross-entropy phases for every
-    method. The pairwise loss of an encoder phase is another quantity: ``encoder/train/loss``.
+    method: such phases follow one another along the images seen. The pairwise loss of an encoder
+    phase is another quantity, and at each latent another one: ``encoder/train/loss``,
+    ``encoder_2/train/loss``.
     """
-    return f"encoder/{name}" if phase.startswith("encoder") else name
+    return f"{phase}/{name}" if phase.startswith("encoder") else name
 
 
 def safe_key(key: str) -> str:

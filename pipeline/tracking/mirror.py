@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 LOCK_SECONDS = 60
 RESULTS_TABLE = Path("reports/results.csv")
 DATA_FILE = Path("data.dvc")
+CLASS_RECALL = "test/recall/"
 ABANDONED_SECONDS = 3600
 PAGE = 1000
 
@@ -58,7 +59,7 @@ class Result:
     Attributes:
         run: which one.
         record: its ``record.json``.
-        scores: its ``test/…`` metrics.
+        scores: its ``test/…`` metrics but those of single classes.
         key: digest of what was asked.
         digest: digest of what came of it.
     """
@@ -198,13 +199,17 @@ def read_result(root: Path, run: RunId, scores: dict[str, float]) -> Result:
 
 
 def test_scores(path: Path) -> dict[RunId, dict[str, float]]:
-    """The ``test/…`` metrics of each run in ``results.csv``; none where there is no such file."""
+    """The ``test/…`` metrics of each run in ``results.csv``; none where there is no such file.
+
+    The recall of each class stays out: a chart a class would bury the others.
+    """
     scores: dict[RunId, dict[str, float]] = defaultdict(dict)
     for row in _rows(path):
-        if row["metric"].startswith("test/") and row["value"]:
+        metric = row["metric"]
+        if metric.startswith("test/") and not metric.startswith(CLASS_RECALL) and row["value"]:
             shots = row["shots"] if row["shots"] == "all" else int(row["shots"])
             run = RunId(row["method"], shots, int(row["seed"]))
-            scores[run][row["metric"]] = float(row["value"])
+            scores[run][metric] = float(row["value"])
     return dict(scores)
 
 
@@ -224,11 +229,9 @@ def history_points(path: Path) -> list[tuple[str, float, int]]:
 
 def costs(root: Path, run: RunId) -> dict[str, float]:
     """Seconds of all phases together, and the largest peak memory among them."""
-    phases: dict[str, dict[str, Any]] = {}
-    for path in _timings(root, run):
-        phases |= {phase["phase"]: phase for phase in read_json(path)["phases"]}
-    seconds = [phase["seconds"] for phase in phases.values() if phase.get("seconds") is not None]
-    peaks = [phase.get("peak_memory_mb") for phase in phases.values()]
+    phases = [phase for path in _timings(root, run) for phase in read_json(path)["phases"]]
+    seconds = [phase["seconds"] for phase in phases if phase.get("seconds") is not None]
+    peaks = [phase.get("peak_memory_mb") for phase in phases]
     found = {}
     if seconds:
         found["cost/train_seconds"] = float(sum(seconds))
@@ -385,10 +388,11 @@ def note(record: Mapping[str, Any]) -> str:
 
 
 def _phase_line(phase: Mapping[str, Any]) -> str:
-    chosen = phase["chosen_epoch"]
+    chosen, epochs = phase["chosen_epoch"], phase["epochs"]
     kept = f"epoch {chosen} kept, by `{phase['rule']}`" if chosen else "no epoch kept"
-    done = f"{phase['epochs']} epochs, {phase['images_seen']:,} images seen"
-    return f"- phase `{phase['phase']}`: {done}; {kept}"
+    done = f"{epochs} epoch{'s' * (epochs != 1)}, {phase['images_seen']:,} images seen"
+    found = "".join(f"; `{name}` {value:g}" for name, value in phase.get("found", {}).items())
+    return f"- phase `{phase['phase']}`: {done}; {kept}{found}"
 
 
 def _model(job: Job, run: RunId) -> Path | None:

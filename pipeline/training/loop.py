@@ -11,18 +11,33 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.models import weights
 from pipeline.params import Optimization
 from pipeline.training import runtime
-from pipeline.training.phase import Phase
+from pipeline.training.optimizers import learning_rate_factor, make_optimizer
+from pipeline.training.phase import Phase, Solve
 
 Log = Callable[[dict[str, Any]], None]
+State = dict[str, Tensor]
 FINITE = "weights finite"
 RULES = {"val_loss": ("val/loss", -1), "val_accuracy": ("val/accuracy", 1)}
 
 
+@dataclass(frozen=True)
+class Kept:
+    """An epoch, the larger value of which is the better, and the weights after it."""
+
+    epoch: int
+    value: float
+    state: State
+
+
 @dataclass
 class Result:
-    """What a phase did: its epochs, the chosen one, and what it cost."""
+    """What a phase did: its epochs, the chosen one, and what it cost.
+
+    ``kept`` holds the best epochs, best first; ``found`` what a closed-form phase chose.
+    """
 
     phase: str
     rule: str
@@ -33,10 +48,26 @@ class Result:
     images_seen: int = 0
     seconds: float = 0.0
     peak_memory_mb: float = 0.0
+    kept: list[Kept] = field(default_factory=list)
+    found: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def value(self) -> float:
+        """What the rule says of the chosen epoch: the larger, the better."""
+        if not self.chosen_epoch:
+            return -math.inf
+        metric, sign = RULES[self.rule]
+        return sign * self.history[self.chosen_epoch - 1][metric]
+
+    def rename(self, phase: str) -> None:
+        """Give the phase another name, in its history too."""
+        self.phase = phase
+        self.history = [{**row, "phase": phase} for row in self.history]
 
     def record(self) -> dict[str, Any]:
         """The phase in ``record.json``, with the metrics of the chosen epoch."""
         chosen = self.history[self.chosen_epoch - 1] if self.chosen_epoch else {}
+        several = {"kept_epochs": [kept.epoch for kept in self.kept]} if len(self.kept) > 1 else {}
         return {
             "phase": self.phase,
             "epochs": len(self.history),
@@ -44,6 +75,8 @@ class Result:
             "rule": self.rule,
             "status": self.status,
             "images_seen": self.images_seen,
+            **several,
+            **({"found": self.found} if self.found else {}),
             **{name: value for name, value in chosen.items() if "/" in name},
         }
 
@@ -58,7 +91,9 @@ class Result:
         }
 
 
-def fit(phase: Phase, device: torch.device, precision: str, log: Log = lambda row: None) -> Result:
+def fit(
+    phase: Phase | Solve, device: torch.device, precision: str, log: Log = lambda row: None
+) -> Result:
     """Train a phase's module in place and leave it with the weights of the chosen epoch.
 
     The epoch is the best by the phase's rule, the earliest of equals. A loss that is no longer
@@ -70,60 +105,112 @@ def fit(phase: Phase, device: torch.device, precision: str, log: Log = lambda ro
         precision: ``fp32``, ``tf32`` or ``bf16``.
         log: called once an epoch with its row of ``history.csv``.
     """
-    settings = phase.settings
     result = Result(phase.name, phase.rule)
-    optimizer = make_optimizer(phase.groups, settings)
-    total = settings.epochs * phase.steps
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate_factor(step, total, settings)
-    )
-    metric, sign = RULES[phase.rule]
-    best, best_state, improved_to, waited = -math.inf, snapshot(phase.module), -math.inf, 0
-    last_state = best_state
     started = time.perf_counter()
-    for epoch in range(1, settings.epochs + 1):
-        phase.training_mode()
-        loss_sum, items = torch.zeros((), device=device), 0
-        for batch in phase.batches():
-            with runtime.autocast(device, precision):
-                losses = phase.loss(batch)
-            optimizer.zero_grad(set_to_none=True)
-            losses.mean().backward()
-            optimizer.step()
-            schedule.step()
-            result.images_seen += len(batch[0])
-            loss_sum += losses.detach().sum()
-            items += len(losses)
-        phase.module.eval()
-        with runtime.autocast(device, precision):
-            metrics = {"train/loss": loss_sum / items, **phase.validate()}
-        values = fetch({**metrics, FINITE: all_finite(phase.module)})
-        finite = values.pop(FINITE) == 1 and all(map(math.isfinite, values.values()))
-        row = {"phase": phase.name, "epoch": epoch, "images_seen": result.images_seen, **values}
-        if not finite:
-            result.status = "diverged"
-            result.reason = _reason(phase.name, epoch, values)
-            result.chosen_epoch, best_state = epoch - 1, last_state
-            break
-        result.history.append(row)
-        log(row)
-        last_state = snapshot(phase.module)
-        value = sign * values[metric]
-        if value > best:
-            best, best_state, result.chosen_epoch = value, last_state, epoch
-        if value > improved_to + settings.min_delta:
-            improved_to, waited = value, 0
-        else:
-            waited += 1
-            if settings.patience and waited >= settings.patience:
-                break
-    phase.module.load_state_dict(best_state)
+    if isinstance(phase, Solve):
+        _solve(phase, result, log)
+    else:
+        _descend(phase, result, device, precision, log)
     result.seconds = time.perf_counter() - started
     result.peak_memory_mb = runtime.peak_memory_mb(device)
     return result
 
 
-def snapshot(module: nn.Module) -> dict[str, Tensor]:
+def _descend(phase: Phase, result: Result, device: torch.device, precision: str, log: Log) -> None:
+    step = _Stepper(phase, device, precision)
+    best = _Best(phase.keep, phase.settings)
+    last = Kept(0, -math.inf, snapshot(phase.module))
+    for epoch in range(1, phase.settings.epochs + 1):
+        loss, images = step.epoch()
+        result.images_seen += images
+        phase.module.eval()
+        with runtime.autocast(device, precision):
+            metrics = {"train/loss": loss, **phase.validate()}
+        values = fetch({**metrics, FINITE: all_finite(phase.module)})
+        finite = values.pop(FINITE) == 1 and all(map(math.isfinite, values.values()))
+        row = {"phase": phase.name, "epoch": epoch, "images_seen": result.images_seen, **values}
+        if not finite:
+            result.status, result.reason = "diverged", _reason(phase.name, epoch, values)
+            result.chosen_epoch, result.kept = last.epoch, [last]
+            break
+        result.history.append(row)
+        log(row)
+        metric, sign = RULES[phase.rule]
+        last = Kept(epoch, sign * values[metric], snapshot(phase.module))
+        best.add(last)
+        if best.stop:
+            break
+    if result.status == "finished":
+        result.chosen_epoch, result.kept = best.kept[0].epoch, best.kept
+    weights.put(phase.module, result.kept[0].state)
+
+
+def _solve(phase: Solve, result: Result, log: Log) -> None:
+    result.found = phase.solve()
+    result.images_seen = phase.images
+    values = fetch(phase.metrics())
+    row = {"phase": phase.name, "epoch": 1, "images_seen": phase.images, **values}
+    finite = all(map(math.isfinite, values.values())) and all_finite(phase.module)
+    if finite:
+        result.history, result.chosen_epoch = [row], 1
+        log(row)
+    else:
+        result.status = "diverged"
+        result.reason = f"{phase.name}: the solution is not finite; are the start weights?"
+
+
+class _Stepper:
+    """Makes the steps of a phase, epoch by epoch."""
+
+    def __init__(self, phase: Phase, device: torch.device, precision: str):
+        self.phase, self.device, self.precision = phase, device, precision
+        settings = phase.settings
+        self.optimizer = make_optimizer(phase.groups, settings)
+        total = settings.epochs * phase.steps
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: learning_rate_factor(step, total, phase.steps, settings)
+        )
+
+    def epoch(self) -> tuple[Tensor, int]:
+        """Mean loss of an epoch, still on the device, and the images that went through."""
+        self.phase.training_mode()
+        loss_sum, items, images = torch.zeros((), device=self.device), 0, 0
+        for batch in self.phase.batches():
+            with runtime.autocast(self.device, self.precision):
+                losses = self.phase.loss(batch)
+            self.optimizer.zero_grad(set_to_none=True)
+            losses.mean().backward()
+            self.optimizer.step()
+            self.schedule.step()
+            images += len(batch[0])
+            loss_sum += losses.detach().sum()
+            items += len(losses)
+        return loss_sum / items, images
+
+
+class _Best:
+    """The best epochs so far, and whether patience has run out."""
+
+    def __init__(self, keep: int, settings: Optimization):
+        self.keep, self.settings = keep, settings
+        self.kept: list[Kept] = []
+        self.improved_to, self.waited = -math.inf, 0
+
+    def add(self, new: Kept) -> None:
+        """Take an epoch's state if it is among the best; of equals the earlier is better."""
+        self.kept = sorted([*self.kept, new], key=lambda kept: -kept.value)[: self.keep]
+        if new.value > self.improved_to + self.settings.min_delta:
+            self.improved_to, self.waited = new.value, 0
+        else:
+            self.waited += 1
+
+    @property
+    def stop(self) -> bool:
+        """Whether there was no improvement for as long as ``patience`` allows."""
+        return bool(self.settings.patience) and self.waited >= self.settings.patience
+
+
+def snapshot(module: nn.Module) -> State:
     """A copy of a module's state."""
     return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 
@@ -137,29 +224,6 @@ def fetch(metrics: dict[str, Tensor]) -> dict[str, float]:
     """Bring an epoch's metrics to the host in one transfer."""
     stacked = torch.stack([value.float() for value in metrics.values()])
     return dict(zip(metrics, stacked.tolist(), strict=True))
-
-
-def make_optimizer(groups: list[dict[str, Any]], settings: Optimization) -> torch.optim.Optimizer:
-    """SGD with momentum (Nesterov's is off) or AdamW; each group brings its learning rate."""
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(
-            groups, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
-        )
-    return torch.optim.AdamW(groups, settings.lr, weight_decay=settings.weight_decay)
-
-
-def learning_rate_factor(step: int, total: int, settings: Optimization) -> float:
-    """Share of the learning rate at a step (from 0): linear warm-up, then constant or cosine.
-
-    The cosine falls to zero at the end of all steps: Loshchilov and Hutter, "SGDR" (ICLR 2017),
-    equation 5, without restarts.
-    """
-    warmup = round(settings.warmup * total)
-    if step < warmup:
-        return (step + 1) / warmup
-    if settings.schedule == "constant":
-        return 1.0
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
 def _reason(phase: str, epoch: int, values: dict[str, float]) -> str:

@@ -17,7 +17,7 @@ class Phase:
     """What the loop needs to know of an optimisation, and nothing of the method behind it.
 
     Attributes:
-        name: ``encoder``, ``head`` or ``end_to_end``, as in ``history.csv``.
+        name: such as ``encoder``, ``head`` or ``end_to_end``, as in ``history.csv``.
         module: what is trained; its state is what the phase chooses by ``rule`` and leaves.
         groups: parameters and their learning rates, as ``torch.optim`` takes them.
         settings: how long, with which optimizer and schedule, when to stop.
@@ -27,6 +27,7 @@ class Phase:
         validate: validation metrics, ``val/loss`` among them, as tensors on the device.
         rule: ``val_loss`` or ``val_accuracy``: by what the epoch is chosen.
         training_mode: puts ``module`` into the mode it trains in.
+        keep: how many of the best epochs' states are handed back.
     """
 
     name: str
@@ -39,6 +40,28 @@ class Phase:
     validate: Callable[[], dict[str, Tensor]]
     rule: str
     training_mode: Callable[[], object]
+    keep: int = 1
+
+
+@dataclass(frozen=True)
+class Solve:
+    """A phase that is solved in closed form instead of step by step.
+
+    Attributes:
+        name: as in ``history.csv``.
+        module: what is solved for.
+        solve: fills ``module``; what was chosen on the way, such as ``C``, for the record.
+        images: how many images it looks at, each once.
+        metrics: training and validation metrics afterwards, as tensors.
+        rule: as of the other phases; there is one state to choose from.
+    """
+
+    name: str
+    module: nn.Module
+    solve: Callable[[], dict[str, float]]
+    images: int
+    metrics: Callable[[], dict[str, Tensor]]
+    rule: str
 
 
 @torch.no_grad()
@@ -47,10 +70,11 @@ def evaluate(
     loss: Callable[[Tensor, Tensor], Tensor],
     inputs: Iterator[Tensor],
     labels: Tensor,
+    split: str = "val",
 ) -> dict[str, Tensor]:
     """Mean loss and accuracy of logits over all ``inputs``, whose labels are ``labels`` (N,)."""
     logits = torch.cat([network(batch).float() for batch in inputs])
     return {
-        "val/loss": loss(logits, labels).mean(),
-        "val/accuracy": (logits.argmax(dim=1) == labels).float().mean(),
+        f"{split}/loss": loss(logits, labels).mean(),
+        f"{split}/accuracy": (logits.argmax(dim=1) == labels).float().mean(),
     }

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.data.batches import ImageSet, PairBatch, PairBatches, augment, batch_count
-from pipeline.data.batches import image_batches as draw_batches
+from pipeline.data.batches import ImageSet, auto_batch_size
 from pipeline.data.pairs import PairList
-from pipeline.errors import InputError
 from pipeline.models import architectures
-from pipeline.params import Optimization, Training
-from pipeline.training import losses, runtime
-from pipeline.training.phase import Phase, evaluate
+from pipeline.models.cut import block_ends, split
+from pipeline.models.heads import Assembled
+from pipeline.params import Classification, Optimization, Optimizer, Supervised, Training
+from pipeline.training import classification, runtime, siamese
+from pipeline.training.losses import LossBlock
+from pipeline.training.phase import Phase, Solve
 
-SiameseLoss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 EVALUATION_BATCH = 256
-DISTANCE_ELEMENTS = 2**24  # latents gathered at a time when many pairs are scored
+Factor = Callable[[str], float]
+Fit = Callable[[Tensor, Tensor, int], tuple[nn.Module, dict[str, float]]]
+
+
+def unchanged(name: str) -> float:
+    """The learning-rate factor of a layer that learns at the phase's rate."""
+    return 1.0
 
 
 @dataclass
@@ -52,138 +57,119 @@ class Run:
     pairs: PairList | None = None
     val_pairs: PairList | None = None
 
+    def part(self, after: str | None = None, upto: str | None = None) -> nn.Module:
+        """The part of the network between two latents, sharing its parameters.
+
+        Args:
+            after: the latent that it takes; None: the images.
+            upto: the latent that it gives; None: the logits.
+        """
+        latents = [latent for latent in (after, upto) if latent is not None]
+        if not latents:
+            return self.network
+        return split(self.network, latents)[0 if after is None else 1]
+
+    def before(self, latent: str | None) -> nn.Module | None:
+        """The part of the network up to a latent, to be frozen; None for None."""
+        return None if latent is None else self.part(upto=latent)
+
+    def last_blocks(self, count: int) -> tuple[nn.Module | None, nn.Module]:
+        """What lies before the network's last ``count`` blocks (None: nothing), and these.
+
+        See ``pipeline.models.cut.block_ends``.
+        """
+        ends = block_ends(self.network)
+        after = ends[-count] if count <= len(ends) else None
+        return self.before(after), self.part(after=after)
+
     def classification(
         self,
         name: str,
         module: nn.Module,
-        groups: list[dict[str, Any]],
-        settings: Optimization,
+        settings: Classification,
         frozen: nn.Module | None = None,
+        lr_factor: Factor = unchanged,
+        training_mode: Callable[[], object] | None = None,
     ) -> Phase:
         """A phase that trains ``module`` by cross-entropy on the training images.
 
-        With ``frozen``, ``module`` is the head on that fixed encoder, which stays in evaluation
+        With ``frozen``, ``module`` is what follows that fixed part, which stays in evaluation
         mode; without augmentation its latents are computed once. The batch order is the same for
-        every phase of a seed.
+        every phase of a seed. Validation takes plain cross-entropy, whatever ``settings`` say.
+
+        Args:
+            name: of the phase.
+            module: what is trained, from images or from the latents of ``frozen`` to logits.
+            settings: of the optimisation.
+            frozen: what lies before ``module``.
+            lr_factor: a parameter's name in ``module`` to the factor of its learning rate.
+            training_mode: puts ``module`` into the mode it trains in, if not ``module.train()``.
         """
-        if frozen is not None:
-            frozen.requires_grad_(False).eval()
-        cached = frozen is not None and self.training.augmentation.off
-        latents = torch.cat(list(self.encode(frozen, self.train))) if cached else None
-        val_latents = list(self.encode(frozen, self.val))
-        order = runtime.generator(self.seed, "order")
-        augmentation = runtime.generator(self.seed, "augmentation")
-        self._seed_dropout()
-        size = settings.batch_size or self.training.batch_size
-
-        def batches() -> Iterator[tuple[Tensor, Tensor]]:
-            for index in draw_batches(len(self.train), size, order):
-                index = index.to(self.device)
-                if latents is not None:
-                    yield latents[index], self.train.labels[index]
-                else:
-                    yield self._augmented(index, augmentation), self.train.labels[index]
-
-        def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
-            inputs, labels = batch
-            if frozen is not None and latents is None:
-                with torch.no_grad():
-                    inputs = frozen(inputs)
-            return losses.cross_entropy(module(inputs), labels)
-
-        return Phase(
-            name=name,
-            module=module,
-            groups=groups,
-            settings=settings,
-            steps=batch_count(len(self.train), size),
-            batches=batches,
-            loss=loss,
-            validate=lambda: evaluate(
-                module, losses.cross_entropy, iter(val_latents), self.val.labels
-            ),
-            rule=self.training.rule,
-            training_mode=module.train,
+        return classification.classification(
+            self, name, module, settings, frozen, lr_factor, training_mode
         )
 
     def siamese(
         self,
         name: str,
         encoder: nn.Module,
-        groups: list[dict[str, Any]],
         settings: Optimization,
-        pair_loss: SiameseLoss,
-        dropout: bool,
+        loss: LossBlock,
+        frozen: nn.Module | None = None,
+        dropout: bool = False,
+        per_class: int | None = None,
+        keep: int = 1,
+        key: str = "loss",
     ) -> Phase:
-        """A phase that trains ``encoder`` by a loss on the listed pairs of its latents.
+        """A phase that trains ``encoder`` by a Siamese loss on its latents.
 
-        Each image of a batch goes through the encoder once, however many pairs it is in. Feature
-        maps are flattened. The epoch is chosen by the loss on the validation pairs. Dropout and
-        stochastic depth are off unless ``dropout``.
+        Feature maps are flattened. The epoch is chosen by the same loss on the validation images
+        or their listed pairs.
 
         Args:
             name: of the phase.
-            encoder: what is trained.
-            groups: its parameters and their learning rates.
+            encoder: what is trained, from images or from the latents of ``frozen``.
             settings: of the optimisation.
-            pair_loss: latents left and right (P, D), class of the left image (P,) and whether
-                the pair shows one class (P,) to a loss a pair (P,).
-            dropout: whether dropout stays on.
+            loss: on the run's listed pairs, or on all images of a batch.
+            frozen: what lies before ``encoder``.
+            dropout: whether dropout and stochastic depth stay on.
+            per_class: images of a class in a batch, for losses on images; None shuffles.
+            keep: how many of the best epochs' states are handed back.
+            key: where ``loss`` stands in the method's block, for errors.
         """
-        assert self.pairs is not None and self.val_pairs is not None
-        size = settings.batch_size or self.training.batch_size
-        composed = PairBatches(self.pairs, len(self.train), size)
-        order = runtime.generator(self.seed, "order")
-        augmentation = runtime.generator(self.seed, "augmentation")
-        self._seed_dropout()
-        val_inputs = list(self.encode(None, self.val))
-        val_pairs = [
-            torch.from_numpy(column).to(self.device)
-            for column in (self.val_pairs.left, self.val_pairs.right, self.val_pairs.same)
-        ]
-
-        def batches() -> Iterator[tuple[Tensor, PairBatch]]:
-            for batch in composed.epoch(order):
-                yield self._augmented(batch.images.to(self.device), augmentation), batch
-
-        def loss(item: tuple[Tensor, PairBatch]) -> Tensor:
-            inputs, batch = item
-            latents = encoder(inputs).flatten(1).float()  # (B, D)
-            left, right = batch.left.to(self.device), batch.right.to(self.device)
-            labels = self.train.labels[batch.images.to(self.device)]
-            return pair_loss(
-                latents[left], latents[right], labels[left], batch.same.to(self.device)
-            )
-
-        @torch.no_grad()
-        def validate() -> dict[str, Tensor]:
-            latents = torch.cat([encoder(inputs).flatten(1).float() for inputs in val_inputs])
-            step = max(1, DISTANCE_ELEMENTS // latents.shape[1])
-            scored = [
-                pair_loss(latents[left], latents[right], self.val.labels[left], same == 1)
-                for left, right, same in zip(*(c.split(step) for c in val_pairs), strict=True)
-            ]
-            return {"val/loss": torch.cat(scored).mean()}
-
-        def training_mode() -> None:
-            encoder.train()
-            if not dropout:
-                for module in encoder.modules():
-                    if "Dropout" in type(module).__name__ or "Stochastic" in type(module).__name__:
-                        module.eval()
-
-        return Phase(
-            name=name,
-            module=encoder,
-            groups=groups,
-            settings=settings,
-            steps=composed.batches,
-            batches=batches,
-            loss=loss,
-            validate=validate,
-            rule="val_loss",
-            training_mode=training_mode,
+        return siamese.siamese(
+            self, name, encoder, settings, loss, frozen, dropout, per_class, keep, key
         )
+
+    def joint(
+        self,
+        name: str,
+        latent: str,
+        settings: Supervised,
+        loss: LossBlock,
+        weight: float,
+    ) -> Phase:
+        """A phase that trains all layers by cross-entropy plus ``weight`` times a Siamese loss.
+
+        The Siamese loss is that of all images of a batch, or all their pairs, on ``latent``.
+        """
+        encoder, head = self.part(upto=latent), self.part(after=latent)
+        inputs = next(self.encode(None, self.val))
+        objective = siamese.make(self, loss, siamese.dimension(encoder, inputs), "loss")
+        return classification.joint(
+            self, name, encoder, head, settings, objective, weight, unchanged
+        )
+
+    def solve(self, name: str, network: Assembled, fit: Fit) -> Solve:
+        """A phase in which ``fit`` makes the head of ``network`` on its fixed encoder.
+
+        Args:
+            name: of the phase.
+            network: with any head; it gets the one that ``fit`` makes.
+            fit: latents (N, ...), labels (N,) and the number of classes to a head that gives
+                logits, and what was chosen on the way. The images are not augmented.
+        """
+        return classification.solve(self, name, network, fit)
 
     @torch.no_grad()
     def encode(self, encoder: nn.Module | None, images: ImageSet) -> Iterator[Tensor]:
@@ -192,31 +178,11 @@ class Run:
             inputs = architectures.normalise(pixels, self.architecture)
             yield encoder(inputs) if encoder is not None else inputs
 
-    def split_groups(self, lr: float, factor: float) -> list[dict[str, Any]]:
-        """The network's parameters: the new last layer at ``lr``, all others at ``lr * factor``."""
-        named = list(self.network.named_parameters())
-        new = [parameter for name, parameter in named if name in self.classifier]
-        pretrained = [parameter for name, parameter in named if name not in self.classifier]
-        return [{"params": new, "lr": lr}, {"params": pretrained, "lr": lr * factor}]
+    def batch_size(self, settings: Optimizer) -> int:
+        """The phase's own batch size, else the shared one; ``auto`` goes by the set's size."""
+        size = settings.batch_size or self.training.batch_size
+        return auto_batch_size(len(self.train)) if size == "auto" else size
 
-    def per_class(self, value: float | list[float], key: str) -> Tensor:
-        """A scalar, or a value a class, as a tensor (C,) on the device.
-
-        Raises:
-            InputError: a list has not as many values as there are classes; it names ``key``.
-        """
-        values = value if isinstance(value, list) else [value] * self.classes
-        if len(values) != self.classes:
-            raise InputError(
-                f"params.yaml: methods.{self.method}.{key}: has {len(values)} values for "
-                f"{self.classes} classes; give one number, or one a class in the labels' order"
-            )
-        return torch.tensor(values, dtype=torch.float32, device=self.device)
-
-    def _augmented(self, index: Tensor, generator: torch.Generator) -> Tensor:
-        inputs = architectures.normalise(self.train.pixels[index], self.architecture)
-        return augment(inputs, self.training.augmentation, generator)
-
-    def _seed_dropout(self) -> None:
-        # dropout can only draw from torch's own generator; nothing else here does
+    def seed_dropout(self) -> None:
+        """Seed torch's own generator, the only one that dropout can draw from."""
         torch.manual_seed(runtime.stream_seed(self.seed, "dropout"))

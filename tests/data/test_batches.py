@@ -1,21 +1,22 @@
-"""Batches of images and of pairs against plain counting; augmentation against plain resampling."""
+"""Batches of images and of pairs against plain counting."""
 
 import math
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import chisquare
 
 from pipeline.data.batches import (
     PairBatches,
-    augment,
+    auto_batch_size,
+    balanced_batches,
     image_batches,
     load_images,
     read_list,
     read_pairs,
 )
 from pipeline.data.pairs import draw_pairs
-from pipeline.params import Augmentation
 
 
 @pytest.mark.parametrize(("images", "size"), [(50, 16), (33, 32), (5, 8), (1, 4), (64, 32)])
@@ -25,6 +26,45 @@ def test_each_image_comes_once_in_batches_of_like_size(images, size):
     lengths = {len(batch) for batch in batches}
     assert max(lengths) <= size and max(lengths) - min(lengths) <= 1
     assert len(batches) == math.ceil(images / size)
+
+
+def test_balanced_batches_draw_classes_evenly_and_images_evenly_within_a_class():
+    labels = torch.arange(4).repeat_interleave(torch.tensor([5, 0, 20, 200]))
+    generator = torch.Generator().manual_seed(0)
+    epochs = [torch.cat(balanced_batches(labels, 32, generator)) for _ in range(400)]
+    drawn = torch.cat(epochs)
+    assert all(len(epoch) == 225 for epoch in epochs)
+    for label, size in {0: 5, 2: 20, 3: 200}.items():
+        counts = drawn.bincount(minlength=225)[labels == label].double()
+        expected = 400 * 225 / 3
+        assert len(counts) == size
+        assert abs(counts.sum() - expected) < 4 * math.sqrt(expected * 2 / 3)
+        assert chisquare(counts).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(("images", "size"), [(50, 16), (33, 32), (5, 8), (1, 4), (64, 32)])
+def test_balanced_batches_are_cut_like_shuffled_ones(images, size):
+    labels = torch.arange(images) % 3
+    first, again, other = (
+        balanced_batches(labels, size, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    )
+    shuffled = image_batches(images, size, torch.Generator().manual_seed(1))
+    assert [len(batch) for batch in first] == [len(batch) for batch in shuffled]
+    assert torch.cat(first).equal(torch.cat(again))
+    assert images == 1 or not torch.cat(first).equal(torch.cat(other))
+    assert first[0].dtype == torch.int64
+
+
+@pytest.mark.parametrize(
+    ("images", "size"),
+    [(1, 8), (100, 8), (159, 8), (160, 16), (319, 16), (320, 32), (1279, 64), (1280, 128)],
+)
+def test_auto_batch_size_is_the_power_of_two_below_a_tenth(images, size):
+    assert auto_batch_size(images) == size
+
+
+def test_auto_batch_size_stays_at_128():
+    assert auto_batch_size(10**6) == 128
 
 
 @pytest.mark.parametrize(("per_class", "size"), [(10, 64), (40, 32), (100, 16)])
@@ -79,53 +119,3 @@ def test_lists_and_pairs_are_read_by_position(tmp_path):
     loaded = load_images(tmp_path / "images.npy", rows, labels, torch.device("cpu"))
     assert loaded.pixels.flatten().tolist() == [7, 3, 9]
     assert loaded.labels.tolist() == [0, 1, 0]
-
-
-def picture(size=9):
-    return torch.rand(4, 2, size, size, generator=torch.Generator().manual_seed(0))
-
-
-def test_no_augmentation_is_no_change():
-    images = picture()
-    assert augment(images, Augmentation(), torch.Generator()) is images
-
-
-def test_flips_mirror_about_half_of_the_images_exactly():
-    images = picture().repeat(50, 1, 1, 1)
-    out = augment(images, Augmentation(flip=True), torch.Generator().manual_seed(0))
-    same = (out - images).abs().amax(dim=(1, 2, 3)) < 1e-5
-    mirrored = (out - images.flip(3)).abs().amax(dim=(1, 2, 3)) < 1e-5
-    assert (same ^ mirrored).all() and 70 < int(same.sum()) < 130
-
-
-def test_warp_is_the_naive_one():
-    """Every output pixel by hand: undo the drawn affine map, then interpolate bilinearly."""
-    images, settings = (
-        picture(),
-        Augmentation(rotation=30, zoom=0.2, shear=10, shift=0.1, flip=True),
-    )
-    out = augment(images, settings, torch.Generator().manual_seed(5))
-    draw = torch.rand(7, 4, generator=torch.Generator().manual_seed(5)).double() * 2 - 1
-    side = images.shape[-1]
-    for k in range(4):
-        angle, slant = math.radians(30) * draw[0, k], math.tan(math.radians(10) * draw[1, k])
-        zoom = [1 + 0.2 * draw[2, k], 1 + 0.2 * draw[3, k]]
-        if draw[6, k] < 0:
-            zoom[0] = -zoom[0]
-        rotate = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-        matrix = rotate @ np.array([[1, slant], [0, 1]]) @ np.diag([float(z) for z in zoom])
-        for y in range(side):
-            for x in range(side):
-                point = np.array([(2 * x + 1) / side - 1, (2 * y + 1) / side - 1])
-                point = matrix @ point + 2 * 0.1 * draw[4:6, k].numpy()
-                column, row = np.clip(((point + 1) * side - 1) / 2, 0, side - 1)
-                x0, y0 = int(column), int(row)
-                x1, y1 = min(x0 + 1, side - 1), min(y0 + 1, side - 1)
-                a, b = column - x0, row - y0
-                naive = (
-                    images[k, :, y0, x0] * (1 - a) * (1 - b)
-                    + images[k, :, y0, x1] * a * (1 - b)
-                    + images[k, :, y1, x0] * (1 - a) * b
-                    + images[k, :, y1, x1] * a * b
-                )
-                assert torch.allclose(out[k, :, y, x], naive.float(), atol=1e-4)

@@ -1,3 +1,5 @@
+import csv
+import io
 import os
 import pickle
 import random
@@ -296,6 +298,189 @@ class TestLists:
         assert "holds no images" in refused(tmp_path, "lists")
 
 
+PHOTOS = ("p/1.jpg", "p/2.jpg", "p/3, with comma.jpg", "q/4", "q/5.jpg", "q/6.jpg")
+HEADER = ("image", "label", "split", "group")
+ROWS = [
+    ("p/1.jpg", "sick", "train", "a"),
+    ("p/2.jpg", "well", "Training", "a"),
+    ("p/3, with comma.jpg", "sick", "TRAIN", "b"),
+    ("q/4", "well", "train_set", ""),
+    ("q/5.jpg", "well", "Test", "c"),
+    ("q/6.jpg", "sick", "testing", ""),
+]
+
+
+def written(rows, header=HEADER) -> str:
+    text = io.StringIO()
+    csv.writer(text).writerows([header, *rows])
+    return text.getvalue()
+
+
+def without(column: str, rows=ROWS) -> str:
+    at = HEADER.index(column)
+    return written((r[:at] + r[at + 1 :] for r in rows), HEADER[:at] + HEADER[at + 1 :])
+
+
+class TestTable:
+    @pytest.fixture(params=["folder", "zip", "wrapped folder", "wrapped zip", "file"])
+    def put(self, request, tmp_path):
+        """Write photos and tables; the target is what ``data.target`` would name."""
+
+        def write(*, raw: bytes | None = None, **tables: str) -> Path:
+            below = "around/" if "wrapped" in request.param else ""
+            contents = {below + path: path.encode() for path in PHOTOS}
+            contents |= {f"{below}{name}.csv": text.encode() for name, text in tables.items()}
+            if raw is not None:
+                contents[f"{below}table.csv"] = raw
+            if "zip" in request.param:
+                with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+                    for path, content in contents.items():
+                        archive.writestr(path, content)
+                return tmp_path / "set.zip"
+            for path, content in contents.items():
+                lay(tmp_path / "set", path).joinpath(path).write_bytes(content)
+            return tmp_path / ("set/table.csv" if request.param == "file" else "set")
+
+        return write
+
+    def test_splits_groups_and_paths(self, put):
+        items = find_images(put(table=written(ROWS)), "csv")
+        names = [item.image.removeprefix("around/") for item in items]
+        assert [
+            (name, item.class_name, item.split, item.group)
+            for name, item in zip(names, items, strict=True)
+        ] == [
+            ("p/1.jpg", "sick", "train", "a"),
+            ("p/3, with comma.jpg", "sick", "train", "b"),
+            ("q/6.jpg", "sick", "test", ""),
+            ("p/2.jpg", "well", "train", "a"),
+            ("q/4", "well", "train", ""),
+            ("q/5.jpg", "well", "test", "c"),
+        ]
+        assert [item.read().decode() for item in items] == names
+
+    def test_columns_in_any_order_with_others_between(self, put):
+        rows = [("x", group, label, "", image) for image, label, _, group in ROWS]
+        header = ("taken at", "Group", " LABEL ", "", "image")
+        items = find_images(put(table=written(rows, header)), "csv")
+        assert [(item.class_name, item.group, item.split) for item in items] == [
+            ("sick", "a", ""), ("sick", "b", ""), ("sick", "", ""),
+            ("well", "a", ""), ("well", "", ""), ("well", "c", ""),
+        ]  # fmt: skip
+
+    @pytest.mark.parametrize("word", ["train", ""])
+    def test_without_a_second_split_they_are_left_to_be_drawn(self, put, word):
+        table = written([(image, label, word, group) for image, label, _, group in ROWS])
+        assert {item.split for item in find_images(put(table=table), "csv")} == {""}
+
+    def test_image_and_label_suffice(self, put):
+        table = written([row[:2] for row in ROWS], HEADER[:2])
+        items = find_images(put(table=table), "csv")
+        assert len(items) == 6 and {(item.split, item.group) for item in items} == {("", "")}
+
+    @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+    @pytest.mark.parametrize("end", ["\n", "\r\n"])
+    def test_signs_of_other_systems(self, put, mark, end):
+        text = written(ROWS).replace("\r\n", end).replace("sick", '" Größe 猫"')
+        items = find_images(put(raw=mark + (text + end + ",,," + end).encode()), "csv")
+        assert class_names(items) == ["Größe 猫", "well"] and len(items) == 6
+
+    def test_absolute_paths_and_paths_above(self, tmp_path):
+        lay(tmp_path, *PHOTOS, "set/")
+        images = [f"{tmp_path}/p/1.jpg", f"{tmp_path}/p/2.jpg", "../q/4", "./../q/5.jpg"]
+        rows = zip(images, "aabb", strict=True)
+        (tmp_path / "set/images.csv").write_text(written(rows, HEADER[:2]))
+        items = find_images(tmp_path / "set", "csv")
+        assert [item.read().decode() for item in items] == ["p/1.jpg", "p/2.jpg", "q/4", "q/5.jpg"]
+
+    @pytest.mark.parametrize(
+        "others",
+        [
+            {"sizes": "image,width\np/1.jpg,8\n"},
+            {"sizes": "no table"},
+            {"images": "image,width\np/1.jpg,8\n"},
+            {"other": written(ROWS[:1]), "more": written(ROWS[:2])},
+        ],
+    )
+    def test_one_table_of_several(self, tmp_path, others):
+        lay(tmp_path, *PHOTOS)
+        for name, text in {"labels": written(ROWS), **others}.items():
+            (tmp_path / f"{name}.csv").write_text(text)
+        assert len(find_images(tmp_path, "csv")) == 6
+
+    @pytest.mark.parametrize(
+        ("tables", "problem"),
+        [
+            ({}, ": has no .csv at its top"),
+            ({"a": written(ROWS), "b": written(ROWS)}, ": has several tables, a.csv, b.csv, and m"),
+            ({"a": "x,y\n", "b": "\xff"}, ": has several tables, a.csv, b.csv, and none of them"),
+            (
+                {"images": written(ROWS), "labels": written(ROWS), "a": "x\n"},
+                ": has several tables, images.csv, labels.csv, and more than one of them",
+            ),
+        ],
+    )
+    def test_no_one_table(self, tmp_path, tables, problem):
+        lay(tmp_path, *PHOTOS)
+        for name, text in tables.items():
+            (tmp_path / f"{name}.csv").write_text(text, encoding="latin-1")
+        assert refused(tmp_path, "csv").startswith(problem)
+
+    @pytest.mark.parametrize(
+        ("text", "problem"),
+        [
+            (without("label"), ":1: has no column label, only image, split, group"),
+            (without("image"), ":1: has no column image, only label, split, group"),
+            ("\n\n" + without("image"), ":3: has no column image"),
+            ("image;label\n", ":1: has no column image, only image;label; the first line must "
+             "name the columns image and label, and separate them by commas"),
+            ("", ":1: has no column image, only none"),
+            ("image,label,Image\n", ":1: has the column image twice"),
+            ("image,label\n", ": lists no images"),
+            (written([*ROWS, ("p/9.jpg", "sick", "test", "")]), ":8: there is no file 'p/9.jpg'"),
+            (written([*ROWS, ("p", "sick", "test", "")]), ":8: there is no file 'p'"),
+            (written([*ROWS, ("a" * 300, "sick", "test", "")]), ":8: there is no file 'aaa"),
+            (written([*ROWS, ("", "sick", "test", "")]), ":8: has no image"),
+            (written([*ROWS, ("p/1.jpg", " ", "test", "")]), ":8: has no label"),
+            (written([*ROWS, ("p/../p/1.jpg", "well", "test", "")]),
+             ":8: names 'p/1.jpg' again, as line 2 does"),
+            (written(ROWS).replace("Test", "held out"), ":6: 'held out' is no split"),
+            (written(ROWS).replace("Test", ""), ":6: has no split, but other lines have one"),
+            (written([(*ROWS[0][:2], "", ""), *ROWS[1:]]), ":2: has no split"),
+            (written(ROWS).replace("Test,c", "Test,a"),
+             ":6: group 'a' stands in train (p/1.jpg) and in test (q/5.jpg)"),
+            (written(ROWS) + "p/1.jpg,sick\n", ":8: has 2 cell(s), but the header has 4"),
+            (written(ROWS) + "q/6.jpg,sick,test,a,\n", ":8: has 5 cell(s), but the header has 4"),
+            (written(ROWS).replace("sick", '"si\nck"').replace("q/4", "q/9"),
+             ":7: there is no file 'q/9'"),
+            (written(ROWS) + 'q/6.jpg,"sick\n', ":8: is no row of a CSV table"),
+            (written(ROWS).replace("well", '"we"ll"'), ":3: is no row of a CSV table"),
+            (written(ROWS).replace("Test", "val").replace("testing", "valid"),
+             ": has train and val, but no test") ,
+        ],
+    )  # fmt: skip
+    def test_wrong_tables_are_named(self, tmp_path, text, problem):
+        (lay(tmp_path, *PHOTOS) / "t.csv").write_text(text)
+        assert refused(tmp_path, "csv").removeprefix("/t.csv").startswith(problem)
+        message = refused(tmp_path / "t.csv", "csv")
+        assert message.startswith(problem)
+
+    @pytest.mark.parametrize("path", ["/p/1.jpg", "../p/1.jpg", "x/../../p/1.jpg"])
+    def test_a_table_in_a_zip_stays_in_it(self, tmp_path, path):
+        with zipfile.ZipFile(pack(tmp_path / "set.zip", *PHOTOS), "a") as archive:
+            archive.writestr("t.csv", written([*ROWS, (path, "sick", "test", "")]))
+        problem = f"/t.csv:8: there is no file '{path}'; paths are relative to the table and stay"
+        assert refused(tmp_path / "set.zip", "csv").startswith(problem)
+
+    def test_text_in_another_encoding(self, put):
+        assert "is not UTF-8 text" in refused(put(raw=b"image,label\np/1.jpg,gr\xfcn\n"), "csv")
+
+    def test_a_table_that_is_not_there(self, tmp_path):
+        assert "dvc pull data.dvc" in refused(tmp_path / "t.csv", "csv")
+        message = refused(lay(tmp_path, "t.txt") / "t.txt", "csv")
+        assert message == ": must be a folder or a .zip, or the .csv itself"
+
+
 class TestBadSets:
     def test_missing(self, tmp_path):
         assert "dvc pull data.dvc" in refused(tmp_path / "nothing")
@@ -303,6 +488,8 @@ class TestBadSets:
 
     def test_neither_folder_nor_zip(self, tmp_path):
         assert "must be a folder or a .zip" in refused(lay(tmp_path, "set.tar") / "set.tar")
+        table = lay(tmp_path, "set.csv") / "set.csv"
+        assert "must be a folder or a .zip (for a table set data.layout to csv)" in refused(table)
 
     def test_empty(self, put):
         assert "holds no images" in refused(put("cat/", "dog/"))

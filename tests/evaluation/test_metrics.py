@@ -1,17 +1,29 @@
 import math
+from itertools import product
 
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, f1_score, log_loss
+from sklearn.metrics import (
+    accuracy_score,
+    f1_score,
+    fbeta_score,
+    log_loss,
+    precision_score,
+    recall_score,
+)
 
 from pipeline.evaluation.metrics import (
+    BINARY,
     HEADLINE,
+    MOST_CLASSES,
     Predictions,
     accuracy,
     all_metrics,
+    class_recalls,
     expected_calibration_error,
     macro_f1,
     nll,
+    precision_recall_f_beta,
 )
 
 
@@ -89,10 +101,63 @@ def test_calibration_of_sure_and_right_is_perfect_and_of_sure_and_wrong_is_one()
     assert expected_calibration_error(np.array([1, 1]), said, p) == 1
 
 
-def test_all_metrics_come_in_headline_order():
-    found = random_predictions(0)
-    metrics = all_metrics(found)
-    assert tuple(metrics) == HEADLINE
+@pytest.mark.parametrize("beta", [0.001, 0.5, 1.0, 2.0, 1000.0])
+@pytest.mark.parametrize("positive", [0, 1])
+def test_two_class_metrics_are_those_of_scikit_learn(beta, positive):
+    draw = np.random.default_rng(3)
+    # all small cases there are, the degenerate ones among them, and two larger ones
+    small = [(np.array(a), np.array(b)) for a in product((0, 1), repeat=3)
+             for b in product((0, 1), repeat=3)]  # fmt: skip
+    large = [draw.integers(0, 2, (2, 200)), (draw.random((2, 200)) < 0.05).astype(np.int64)]
+    for labels, predicted in [*small, *large]:
+        asked = {"pos_label": positive, "zero_division": 0}
+        expected = (
+            precision_score(labels, predicted, **asked),
+            recall_score(labels, predicted, **asked),
+            fbeta_score(labels, predicted, beta=beta, **asked),
+        )
+        found = precision_recall_f_beta(labels, predicted, positive, beta)
+        assert found == pytest.approx(expected, abs=1e-9)
+
+
+def test_f_beta_goes_from_precision_to_recall():
+    labels, predicted = np.array([1, 1, 1, 1, 0]), np.array([1, 0, 0, 0, 0])
+    assert precision_recall_f_beta(labels, predicted, 1, 1e-200) == pytest.approx((1, 0.25, 1))
+    assert precision_recall_f_beta(labels, predicted, 1, 1e200) == pytest.approx((1, 0.25, 0.25))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_recalls_are_those_of_scikit_learn_and_nan_without_images(seed):
+    found = random_predictions(seed)
+    expected = recall_score(
+        found.labels, found.predicted, labels=range(6), average=None, zero_division=np.nan
+    )
+    recalls = class_recalls(found.labels, found.predicted, 6)
+    np.testing.assert_allclose(recalls, expected, atol=1e-12)
+
+
+def test_all_metrics_come_in_headline_order_then_class_by_class():
+    found, classes = random_predictions(0), [f"class {c}" for c in range(6)]
+    metrics = all_metrics(found, classes, "class 5", 1.0)
+    present = sorted(set(found.labels.tolist()))
+    assert tuple(metrics) == (*HEADLINE, *(f"test/recall/class {c}" for c in present))
     assert metrics["test/accuracy"] == accuracy(found.labels, found.predicted)
     assert metrics["test/nll"] == nll(found.labels, found.probabilities)
+    own = found.labels == present[0]
+    expected = np.mean(found.predicted[own] == present[0])
+    assert metrics[f"test/recall/class {present[0]}"] == expected
     assert all(type(value) is float for value in metrics.values())
+
+
+def test_two_classes_have_more_and_many_classes_less():
+    two = random_predictions(7, classes=2)
+    metrics = all_metrics(two, ["no", "yes"], "no", 2.0)
+    assert tuple(metrics)[:7] == (*HEADLINE, *BINARY)
+    expected = precision_recall_f_beta(two.labels, two.predicted, 0, 2.0)
+    assert tuple(metrics[name] for name in BINARY) == expected
+    assert metrics["test/recall"] == metrics["test/recall/no"]
+    for classes in (MOST_CLASSES, MOST_CLASSES + 1):
+        many = random_predictions(0, images=400, classes=classes)
+        names = [str(c) for c in range(classes)]
+        found = all_metrics(many, names, names[-1], 1.0)
+        assert (tuple(found) == HEADLINE) == (classes > MOST_CLASSES)

@@ -22,20 +22,22 @@ def same_state(one: nn.Module, two: nn.Module) -> bool:
     return list(first) == list(second) and all(torch.equal(first[k], second[k]) for k in first)
 
 
-def test_the_small_network_never_imports_torchvision():
+def test_the_networks_of_our_own_never_import_torchvision():
     work = (
         "import sys, torch; from pipeline.models import architectures as a, cut, weights;"
         "network = a.build('small', 5, 1, 8, None, 0); a.check_size('small', 8, 1);"
         "a.classifier_keys('small', 1, 8); cut.cut(network, 'embedding');"
         "network(a.normalise(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), 'small'));"
+        "a.check_size('bvlc_alexnet', 67, 1); a.classifier_keys('bvlc_alexnet', 1, 67);"
         "sys.exit('torchvision' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", work]).returncode == 0
 
 
-def test_names_are_small_and_torchvisions_classification_networks():
+def test_names_are_our_own_and_torchvisions_classification_networks():
     names = architectures.names()
-    assert names[0] == "small"
+    assert names[:2] == ["small", "bvlc_alexnet"]
+    assert len(set(names)) == len(names)
     assert {"alexnet", "resnet18", "vit_b_16"} <= set(names)
     assert not {"fcn_resnet50", "raft_large", "quantized_resnet18"} & set(names)
 

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from pipeline.errors import InputError
 from pipeline.models.architectures import build
-from pipeline.models.cut import cut, split, valid_latents
+from pipeline.models.cut import block_ends, cut, split, valid_latents
 
 # architecture: side of the images, latents
 CUTS = {
@@ -276,3 +276,52 @@ def test_a_part_can_be_copied():
     assert torch.equal(twin(batch), encoder(batch))
     assert twin.state_dict().keys() == encoder.state_dict().keys()
     assert next(twin.parameters()) is not next(encoder.parameters())
+
+
+# architecture: side of the images, blocks, some of their ends
+BLOCKS = {
+    "small": (8, 4, {"features.3", "flatten", "relu"}),
+    "alexnet": (64, 8, {"features.2", "avgpool", "classifier.2", "classifier.5"}),
+    "vgg16": (32, 16, {"features.1", "features.4", "avgpool", "classifier.1"}),
+    "resnet18": (64, 10, {"maxpool", "layer1.0", "layer4.0", "avgpool"}),
+    "squeezenet1_1": (64, 18, {"features.2", "features.3.squeeze_activation", "features"}),
+    "densenet121": (64, 9, {"features.pool0", "features.transition1", "features"}),
+    "vit_b_16": (32, 13, {"encoder.layers.encoder_layer_0", "encoder"}),
+}
+
+
+@pytest.mark.parametrize("architecture", BLOCKS)
+def test_blocks_are_the_smallest_parts_with_a_weight_matrix(architecture: str):
+    side, count, some = BLOCKS[architecture]
+    with torch.device("meta"):
+        channels = 1 if architecture == "small" else 3
+        network = build(architecture, 5, channels, side, dropout=None, generator_seed=0)
+    ends = block_ends(network)
+    assert len(ends) + 1 == count and some <= set(ends)
+    blocks = split(network, ends)
+    assert len(blocks) == count
+    kept = [key for block in blocks for key in block.state_dict()]
+    assert sorted(kept) == sorted(network.state_dict())
+    for block in blocks:
+        assert any(parameter.ndim > 1 for parameter in block.parameters())
+    for end in ends:
+        assert not isinstance(network.get_submodule(end), nn.Dropout)
+
+
+@pytest.mark.parametrize("architecture", ["small", "alexnet"])
+def test_no_block_can_be_cut_into_two_with_weight_matrices(architecture: str):
+    side, _, _ = BLOCKS[architecture]
+    with torch.device("meta"):
+        network = build(architecture, 5, 3, side, dropout=None, generator_seed=0)
+    for block in split(network, block_ends(network)):
+        names = {id(parameter) for parameter in block.parameters() if parameter.ndim > 1}
+        for latent in valid_latents(network):
+            before, after = (
+                names & {id(parameter) for parameter in part.parameters()}
+                for part in cut(network, latent)
+            )
+            assert not (before and after), latent
+
+
+def test_blocks_of_a_network_with_one_matrix():
+    assert block_ends(nn.Sequential(nn.Flatten(), nn.Linear(4, 2), nn.ReLU())) == []

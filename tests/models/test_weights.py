@@ -114,7 +114,7 @@ def test_from_file_words_every_other_mistake(tmp_path: Path):
         ("half.pth", "is broken or no PyTorch file"),
         ("empty.pth", "is broken or no PyTorch file"),
         ("text.safetensors", "not a whole safetensors file"),
-        ("w.bin", "must end in .safetensors, .pth, .pt"),
+        ("w.bin", "must end in .safetensors, .pth, .pt, .npy"),
         ("none.pth", "holds no state dict"),
         ("list.pth", "holds no state dict"),
     ]:

@@ -11,8 +11,25 @@ from pipeline.params import Params
 from pipeline.records import RunId, digest, runs_of, write_history, write_json, write_table
 
 CLASSES = ("five", "six", "seven", "eight", "nine")
-SKILL = {"breakdown": 2.6, "finetune": 2.9, "scratch": 1.2}
+SKILL = {"breakdown": 2.4, "finetune": 3.2, "scratch": 1.2}
 TEST_IMAGES = 150
+# what stands here beside the usual phases is by the names of the methods
+PHASES = {
+    "two_latents": {"encoder_1": 20, "encoder_2": 15, "head": 20},
+    "best_five": {"encoder": 20, **{f"head_{i}": 12 for i in range(1, 6)}},
+    "breakdown_finetune": {"encoder": 20, "head": 15, "release": 15},
+    "layerwise": {f"round_{i}": 10 for i in range(1, 9)},
+    "features_linear": {"head": 40},
+    "features_svm": {"solve": 1},
+    "features_knn": {"solve": 1},
+    "retrained_head": {"end_to_end": 30, "head": 20},
+    "joint": {"joint": 45},
+}
+MANY_BREAKDOWNS = ("breakdown", "two_latents", "best_five", "breakdown_finetune")
+MANY_BASELINES = (
+    *("finetune", "scratch", "layerwise", "features_linear", "features_svm", "features_knn"),
+    *("retrained_head", "joint"),
+)
 
 
 def fake_params(
@@ -20,6 +37,7 @@ def fake_params(
     seeds: Sequence[int] = (0, 1, 2),
     breakdowns: Sequence[str] = ("breakdown",),
     baselines: Sequence[str] = ("finetune", "scratch"),
+    **compare: Any,
 ) -> Params:
     """A whole params.yaml; what the report does not read is kept short."""
     methods = {
@@ -37,6 +55,7 @@ def fake_params(
                 "reference": "finetune",
                 "shots": list(shots),
                 "seeds": list(seeds),
+                **compare,
             },
             "training": {"batch_size": 16},
             "methods": methods,
@@ -68,7 +87,7 @@ def write_run(
 ) -> None:
     """The files of one run; a breakdown has an encoder beside its head."""
     draw = np.random.default_rng(
-        [len(run.method), 1 if run.shots == "all" else run.shots, run.seed]
+        [*run.method.encode(), 1 if run.shots == "all" else run.shots, run.seed]
     )
     skill = SKILL.get(run.method, 2.0) * (1.6 if run.shots == "all" else run.shots / 20) ** 0.25
     _write_predictions(run, skill, classes, draw)
@@ -95,16 +114,21 @@ def _write_predictions(run: RunId, skill: float, classes: Sequence[str], draw: A
 def _history(run: RunId, breakdown: bool, skill: float, draw: Any) -> list[dict[str, Any]]:
     images = 100 if run.shots == "all" else 5 * run.shots
     rows: list[dict[str, Any]] = []
-    phases = [("encoder", 20 + run.seed), ("head", 25)] if breakdown else [("end_to_end", 45)]
-    for phase, epochs in phases:
+    for phase, epochs in phases_of(run, breakdown).items():
         for epoch in range(1, epochs + 1):
-            loss = 1.6 * np.exp(-skill * epoch / 40) + 0.05 * draw.random()
+            loss = 1.6 * np.exp(-skill * len(rows) / 40) + 0.05 * draw.random()
             row = {"phase": phase, "epoch": epoch, "images_seen": images * (len(rows) + 1)}
             row |= {"train/loss": 0.9 * loss, "val/loss": loss}
-            if phase != "encoder":
+            if not phase.startswith("encoder"):
                 row["val/accuracy"] = 1 - loss / 2
             rows.append(row)
     return rows
+
+
+def phases_of(run: RunId, breakdown: bool) -> dict[str, int]:
+    """The run's phases, and how many epochs each has."""
+    usual = {"encoder": 20 + run.seed, "head": 25} if breakdown else {"end_to_end": 45}
+    return PHASES.get(run.method, usual)
 
 
 def _write_timings(run: RunId, breakdown: bool, draw: Any) -> None:
@@ -112,20 +136,18 @@ def _write_timings(run: RunId, breakdown: bool, draw: Any) -> None:
         seconds = 2 + float(draw.random())
         speed = 4500 / seconds
         return {
-            "phases": [
-                {
-                    "phase": phase,
-                    "images_seen": 4500,
-                    "seconds": seconds,
-                    "images_per_second": speed,
-                    "peak_memory_mb": 412.5,
-                }
-            ]
+            "phase": phase,
+            "images_seen": 4500,
+            "seconds": seconds,
+            "images_per_second": speed,
+            "peak_memory_mb": 412.5,
         }
 
+    timings = [timing(phase) for phase in phases_of(run, breakdown)]
+    first = [t for t in timings if t["phase"].startswith("encoder")]
     if breakdown:
-        write_json(run.folder / "encoder" / "timing.json", timing("encoder"))
-    write_json(run.folder / "timing.json", timing("head" if breakdown else "end_to_end"))
+        write_json(run.folder / "encoder" / "timing.json", {"phases": first})
+    write_json(run.folder / "timing.json", {"phases": [t for t in timings if t not in first]})
 
 
 def _record(run: RunId, breakdown: bool, classes: int, diverged: bool) -> dict[str, Any]:

@@ -1,9 +1,13 @@
 import re
+from dataclasses import dataclass
+from itertools import combinations
 
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
-from pipeline.colours import PALETTE, colour
-from pipeline.evaluation.collect import collect
+from pipeline.colours import PALETTE, colour, marker
+from pipeline.evaluation.collect import Run, collect
 from pipeline.evaluation.statistics import (
     Comparison,
     Contrast,
@@ -11,10 +15,12 @@ from pipeline.evaluation.statistics import (
     contrasts,
     estimates,
 )
+from pipeline.params import Compare
 from pipeline.records import RunId, read_json, write_json
 from pipeline.report import figures, words
 from pipeline.report.page import render, supported_best
-from tests.report.fake_runs import fake_params, write_runs
+from pipeline.stages.evaluate import summarise
+from tests.report.fake_runs import MANY_BASELINES, MANY_BREAKDOWNS, fake_params, write_runs
 
 ACCURACY = "test/accuracy"
 
@@ -23,7 +29,8 @@ def made(params):
     """The page and the panels of the fake runs in the working directory."""
     evidence = collect(params.compare)
     values = {run.id: run.values for run in evidence.runs}
-    means, rows = estimates(values, params.compare), contrasts(values, params.compare)
+    metrics = [*evidence.headline, *evidence.recalls.values()]
+    means, rows = summarise(values, params.compare, metrics)
     panels = figures.draw(evidence.runs, params.compare, means)
     return render(params, evidence, means, rows, panels), panels
 
@@ -142,6 +149,143 @@ def test_panels_of_every_group(here):
     assert PALETTE[0] in panels[5].svg and PALETTE[1] not in panels[5].svg
 
 
+@dataclass(frozen=True)
+class Made:
+    """A comparison, its runs, and the page and panels made of them."""
+
+    compare: Compare
+    runs: list[Run]
+    page: str
+    panels: list[figures.Panel]
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """A comparison of twelve methods, made once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("many"))
+        params = fake_params(seeds=(0, 1), breakdowns=MANY_BREAKDOWNS, baselines=MANY_BASELINES)
+        write_runs(params)
+        return Made(params.compare, collect(params.compare).runs, *made(params))
+
+
+def test_twelve_methods_have_a_frame_each(many):
+    by_name = {panel.name: panel for panel in many.panels}
+    for name in ("learning-curve", "training-n5", "training-n20"):
+        panel = by_name[name]
+        assert panel.framed
+        for index, method in enumerate(many.compare.methods):
+            assert panel.svg.count(f">{method}</text>") == 1
+            assert PALETTE[index] in panel.svg
+        # the reference is drawn behind all but itself
+        assert panel.svg.count("stroke-dasharray: ") >= 11
+    assert not by_name["loss-n5"].framed  # four methods have an encoder
+    for method in many.compare.methods:
+        shown = method in MANY_BREAKDOWNS
+        assert (PALETTE[many.compare.methods.index(method)] in by_name["loss-n5"].svg) == shown
+    assert len(by_name) == len(many.panels)
+
+
+def test_an_odd_number_of_frames_leaves_none_empty(here):
+    params = fake_params(
+        seeds=(0,), breakdowns=MANY_BREAKDOWNS[:2], baselines=("finetune", *MANY_BASELINES[2:6])
+    )
+    write_runs(params)
+    assert len(params.compare.methods) == 7
+    _, panels = made(params)
+    frames = next(panel for panel in panels if panel.name == "training-n5").svg
+    assert len(re.findall(r'id="training-n5-axes_\d+"', frames)) == 7
+
+
+@pytest.mark.parametrize(
+    ("phase", "points"), [("solve", 2), ("round_1", 0), ("encoder_1", None), ("head_5", 0)]
+)
+def test_a_phase_of_one_row_is_a_point(many, phase, points):
+    """Of every method the mean and each seed; a marker is drawn where a line has no length."""
+    runs = [run for run in many.runs if phase in set(run.history["phase"])]
+    assert runs
+    for run in runs[:1]:
+        curves = [
+            curve
+            for curve in figures._curves(run.history, "val/accuracy", figures._has_accuracy)
+            if curve.phase == phase
+        ]
+        assert len(curves) == (points is not None)
+        axes = Figure().subplots()
+        figures._draw_curves(axes, [*curves, *curves], 0, "label")
+        marked = [line for line in axes.lines if line.get_marker() not in ("None", "")]
+        assert len(marked) == (len(axes.lines) if points else 0)
+
+
+def test_phases_follow_one_another(many):
+    run = next(r for r in many.runs if r.id.method == "layerwise")
+    curves = figures._curves(run.history, "val/accuracy", figures._has_accuracy)
+    assert [curve.phase for curve in curves] == [f"round_{i}" for i in range(1, 9)]
+    seen = np.concatenate([curve.seen for curve in curves])
+    assert (np.diff(seen) > 0).all() and len(seen) == len(run.history)
+    means = list(figures._means([*curves, *curves]))
+    assert len(means) == 8
+    np.testing.assert_array_equal(means[3][1], curves[3].values)
+
+
+def test_costs_are_summed_by_run_and_shown_by_phase(many):
+    page = many.page
+    costs = page[page.index('id="costs"') : page.index('id="diverged"')]
+    totals, phases = costs.split("Phase by phase")
+    methods, shots = many.compare.methods, many.compare.shots
+    assert totals.count("<tr>") - 1 == len(methods) * len(shots)
+    for name in ("encoder 1", "encoder 2", "head 5", "round 8", "release", "solve", "end to end"):
+        assert f'data-label="Phase">{name}</td>' in phases
+    layerwise = text_of(totals[totals.index("</i>layerwise") :][:400])
+    assert "36 000" in layerwise  # eight rounds of 4500 images
+    seconds = [sum(c.seconds for c in run.costs) for run in many.runs
+               if (run.id.method, run.id.shots) == ("layerwise", 5)]  # fmt: skip
+    assert f" {np.mean(seconds):.1f} " in layerwise
+
+
+def test_many_comparisons_are_folded_but_for_accuracy(many):
+    page = many.page
+    tables = page[page.index('id="comparison"') : page.index('id="costs"')]
+    assert tables.count("<details open>") == 1 and tables.count("<details>") == 3
+    assert tables.index("<details open><summary>Accuracy") < tables.index("<details>")
+    assert tables.count('data-label="Verdict"') == 11 * 2 * 4
+
+
+def test_two_classes_have_precision_recall_and_f_beta(here):
+    params = fake_params(positive="healthy", beta=2.0)
+    write_runs(params, ("canker", "healthy"))
+    page, _ = made(params)
+    text = text_of(page)
+    assert "Precision %Recall %F-beta %" in text
+    assert "Precision, recall and F-beta (beta 2) are those of the class healthy; " in text
+    recalls = page[page.index("Recall of each class") : page.index('id="figures"')]
+    assert recalls.count("<tr>") == 2 * (1 + 3) and "75 images" in recalls
+    run = collect(params.compare).runs[0]
+    shown = f"{100 * run.values['test/recall']:.1f}"
+    assert run.values["test/recall"] == run.values["test/recall/healthy"]
+    params = fake_params(seeds=(0,), positive="healthy")
+    page, _ = made(params)
+    assert f'data-label="Recall"><span class="">{shown}</span>' in page
+
+
+def test_recalls_stand_seven_classes_side_by_side(here):
+    classes = [f"class {c}" for c in range(9)]
+    params = fake_params(shots=(5,))
+    write_runs(params, classes)
+    page, _ = made(params)
+    recalls = page[page.index("Recall of each class") : page.index('id="figures"')]
+    heads = re.findall(r"<thead>.*?</thead>", recalls, flags=re.DOTALL)
+    assert [head.count('class="n"') for head in heads] == [7, 2]
+    assert all(f'data-label="{name}"' in recalls for name in classes)
+    assert "Precision" not in page
+
+
+def test_more_classes_than_a_table_bears_have_no_recall_of_their_own(here):
+    params = fake_params(shots=(5,), seeds=(0,))
+    write_runs(params, [f"class {c}" for c in range(21)])
+    assert "Recall of each class" not in made(params)[0]
+
+
 def test_long_method_names_fit(here):
     names = ("finetune", "finetune_with_a_very_long_name_that_goes_on_and_on")
     params = fake_params(baselines=names, breakdowns=())
@@ -153,13 +297,47 @@ def test_long_method_names_fit(here):
 
 @pytest.mark.parametrize("background", [1.0, 0.008])  # luminance of white and of the dark page
 def test_colours_stand_out_from_the_page(background):
-    assert len(set(PALETTE)) == 10 and colour(0) == colour(10)
+    assert len(set(PALETTE)) == 16 and colour(0) == colour(16)
     for hexed in PALETTE:
-        channels = [int(hexed[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-        own = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+        own = linear(hexed) @ [0.2126, 0.7152, 0.0722]
         low, high = sorted((own, background))
         assert (high + 0.05) / (low + 0.05) >= 2.75, hexed
+
+
+def linear(hexed):
+    """Linear RGB of a colour."""
+    channels = np.array([int(hexed[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    return np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+
+
+def oklab(rgb):
+    """Linear RGB in Oklab (Ottosson 2020), where distances are about as large as they look."""
+    cones = [[0.4122215, 0.5363325, 0.0514460], [0.2119035, 0.6806995, 0.1073970],
+             [0.0883025, 0.2817188, 0.6299787]]  # fmt: skip
+    axes = [[0.2104543, 0.7936178, -0.0040720], [1.9779985, -2.4285922, 0.4505937],
+            [0.0259040, 0.7827718, -0.8086758]]  # fmt: skip
+    return np.array(axes) @ np.cbrt(np.clip(np.array(cones) @ rgb, 0, 1))
+
+
+# what red-green blind eyes see (Machado, Oliveira, Fernandes 2009, severity 1)
+SIGHTS = {
+    "full": np.eye(3),
+    "protan": np.array([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
+                        [-0.003882, -0.048116, 1.051998]]),
+    "deutan": np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
+                        [-0.011820, 0.042940, 0.968881]]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("sight", "apart"), [("full", 0.09), ("protan", 0.055), ("deutan", 0.055)])
+def test_colours_stand_apart_from_each_other(sight, apart):
+    seen = {hexed: oklab(SIGHTS[sight] @ linear(hexed)) for hexed in PALETTE}
+    for one, other in combinations(PALETTE, 2):
+        assert np.linalg.norm(seen[one] - seen[other]) >= apart, (one, other)
+
+
+def test_no_method_of_a_large_comparison_shares_colour_and_marker():
+    assert len({(colour(index), marker(index)) for index in range(176)}) == 176
 
 
 @pytest.mark.parametrize(

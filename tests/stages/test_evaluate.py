@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_rel
 
 from pipeline.errors import InputError
 from pipeline.records import RunId, read_json, write_json
@@ -42,12 +43,13 @@ def bytes_of(*names):
 def test_results_are_tidy_and_recomputable(params):
     evaluate(params)
     rows = rows_of("results.csv")
-    assert [row["metric"] for row in rows[:7]] == [
+    assert [row["metric"] for row in rows[:12]] == [
         *("test/accuracy", "test/macro_f1", "test/nll", "test/ece"),
+        *(f"test/recall/{name}" for name in ("five", "six", "seven", "eight", "nine")),
         *("best/val_accuracy", "cost/images_seen", "diverged"),
     ]
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    assert methods == params.compare.methods and len(rows) == 12 * 7
+    assert methods == params.compare.methods and len(rows) == 12 * 12
     accuracy = {
         (row["method"], row["shots"], row["seed"]): float(row["value"])
         for row in rows
@@ -68,6 +70,86 @@ def test_results_are_tidy_and_recomputable(params):
     ]
     assert float(first["difference"]) == pytest.approx(np.mean(differences), abs=1e-15)
     assert (first["method"], first["shots"], first["n"]) == ("breakdown", "5", "2")
+
+
+def test_the_recall_of_each_class_is_compared(params):
+    evaluate(params)
+    recalls = {
+        (row["method"], row["shots"], row["seed"]): float(row["value"])
+        for row in rows_of("results.csv")
+        if row["metric"] == "test/recall/seven"
+    }
+    for (method, shots, seed), value in recalls.items():
+        with open(f"predictions/{method}-n{shots}-s{seed}.csv", newline="", encoding="utf-8") as f:
+            hits = [row["predicted"] == "2" for row in csv.DictReader(f) if row["label"] == "2"]
+        assert value == sum(hits) / len(hits)
+    rows = rows_of("comparison.csv")
+    metrics = ["accuracy", "macro_f1", "nll", "ece"]
+    metrics += [f"recall/{name}" for name in ("five", "six", "seven", "eight", "nine")]
+    assert [(row["method"], row["shots"], row["metric"]) for row in rows] == [
+        (method, shots, f"test/{metric}")
+        for method in ("breakdown", "scratch")
+        for shots in ("5", "20")
+        for metric in metrics
+    ]
+    of = {(row["method"], row["metric"]): row for row in rows if row["shots"] == "20"}
+    found = of["scratch", "test/recall/seven"]
+    differences = [
+        recalls["scratch", "20", seed] - recalls["finetune", "20", seed] for seed in "01"
+    ]
+    assert float(found["difference"]) == pytest.approx(np.mean(differences), abs=1e-15)
+    expected = ttest_rel(
+        [recalls["scratch", "20", seed] for seed in "01"],
+        [recalls["finetune", "20", seed] for seed in "01"],
+    )
+    assert float(found["p_value"]) == pytest.approx(expected.pvalue, abs=1e-12)
+    # of two methods, the smaller p doubles
+    p = sorted(float(of[m, "test/recall/seven"]["p_value"]) for m in ("breakdown", "scratch"))
+    adjusted = sorted(
+        float(of[m, "test/recall/seven"]["p_adjusted"]) for m in ("breakdown", "scratch")
+    )
+    assert adjusted[0] == pytest.approx(min(1, 2 * p[0]))
+
+
+@pytest.mark.parametrize(("positive", "label"), [("canker", 0), ("healthy", 1), (None, 1)])
+def test_two_classes_have_metrics_of_the_positive_one(tmp_path, monkeypatch, positive, label):
+    monkeypatch.chdir(tmp_path)
+    params = fake_params(seeds=(0, 1), shots=(5,), positive=positive, beta=2.0)
+    write_runs(params, ("canker", "healthy"))
+    evaluate(params)
+    with open("predictions/scratch-n5-s1.csv", newline="", encoding="utf-8") as file:
+        answers = [(int(row["label"]), int(row["predicted"])) for row in csv.DictReader(file)]
+    hits = answers.count((label, label))
+    said = sum(predicted == label for _, predicted in answers)
+    true = sum(own == label for own, _ in answers)
+    expected = {
+        "test/precision": hits / said,
+        "test/recall": hits / true,
+        "test/f_beta": 5 * hits / (4 * true + said),
+    }
+    results = {
+        row["metric"]: float(row["value"])
+        for row in rows_of("results.csv")
+        if (row["method"], row["seed"]) == ("scratch", "1")
+    }
+    compared = {row["metric"] for row in rows_of("comparison.csv")}
+    means = json.loads(Path("reports/metrics.json").read_text(encoding="utf-8"))["scratch"]["5"]
+    for metric, value in expected.items():
+        assert results[metric] == pytest.approx(value, abs=1e-12)
+        assert metric in compared and means[metric]["n"] == 2
+    assert "test/recall/canker" in compared and "test/recall/canker" not in means
+
+
+@pytest.mark.parametrize("classes", [("canker", "healthy"), ("a", "b", "c")])
+def test_a_positive_that_is_no_class_is_refused(tmp_path, monkeypatch, classes):
+    monkeypatch.chdir(tmp_path)
+    params = fake_params(positive="cankr")
+    write_runs(params, classes)
+    with pytest.raises(InputError) as error:
+        evaluate(params)
+    assert str(error.value) == (
+        "params.yaml: compare.positive: 'cankr' is no class; the classes are " + ", ".join(classes)
+    )
 
 
 def test_costs_have_a_row_a_phase(params):

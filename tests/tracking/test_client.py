@@ -85,7 +85,9 @@ def test_flat() -> None:
 
 def test_metric_name() -> None:
     assert tracking.metric_name("encoder", "train/loss") == "encoder/train/loss"
-    assert tracking.metric_name("head", "train/loss") == "train/loss"
+    assert tracking.metric_name("encoder_2", "val/loss") == "encoder_2/val/loss"
+    for phase in ("head", "head_5", "end_to_end", "round_8", "release", "joint", "solve"):
+        assert tracking.metric_name(phase, "val/accuracy") == "val/accuracy"
 
 
 def test_processes_are_recognised() -> None:

@@ -237,6 +237,70 @@ def test_a_step_is_drawn_once(tmp_path: Path) -> None:
     assert mirror.history_points(tmp_path / "history.csv") == [("train/loss", 0.5, 10)]
 
 
+def test_encoders_stay_apart_and_heads_follow_one_another(tmp_path: Path) -> None:
+    rows = [
+        {"phase": phase, "epoch": epoch, "images_seen": 20 * place + 10 * epoch,
+         "train/loss": place + epoch / 10}
+        for place, phase in enumerate(("encoder_1", "encoder_2", "head_1", "head_2", "release"))
+        for epoch in (1, 2)
+    ]  # fmt: skip
+    write_history(tmp_path / "history.csv", rows)
+    lines: dict[str, list[tuple[int, float]]] = {}
+    for name, value, step in mirror.history_points(tmp_path / "history.csv"):
+        lines.setdefault(name, []).append((step, value))
+    assert lines == {
+        "encoder_1/train/loss": [(10, 0.1), (20, 0.2)],
+        "encoder_2/train/loss": [(30, 1.1), (40, 1.2)],
+        "train/loss": [(50, 2.1), (60, 2.2), (70, 3.1), (80, 3.2), (90, 4.1), (100, 4.2)],
+    }
+
+
+def test_a_run_of_many_phases_is_published(project: Project) -> None:
+    project.compare |= {"baselines": ["finetune", "layerwise"], "seeds": [0]}
+    run = RunId("layerwise", 10, 0)
+    names = [f"round_{number}" for number in range(1, 9)] + ["solve"]
+    phases = [
+        {"phase": name, "epochs": 1, "chosen_epoch": 1, "rule": "val_loss", "images_seen": 50,
+         "status": "finished", **({"found": {"C": 10.0}} if name == "solve" else {})}
+        for name in names
+    ]  # fmt: skip
+    write_run(project.root, run, phases=phases)
+    rows = [
+        {"phase": name, "epoch": 1, "images_seen": 50 * place, "val/accuracy": place / 10}
+        for place, name in enumerate(names, start=1)
+    ]
+    write_history(project.root / run.folder / "history.csv", rows)
+    timings = [{"phase": name, "seconds": 2.0, "peak_memory_mb": 5} for name in names]
+    write_json(project.root / run.folder / "timing.json", {"phases": timings})
+    publish(project)
+    found = runs(project)["layerwise-n10-s0"]
+    accuracies = [(50 * place, place / 10) for place in range(1, 10)]
+    assert points(project, found, "val/accuracy") == accuracies
+    assert points(project, found, "cost/train_seconds") == [(0, 18.0)]
+    lines = found.data.tags["mlflow.note.content"].splitlines()
+    assert lines[-9:-7] == [
+        f"- phase `round_{number}`: 1 epoch, 50 images seen; epoch 1 kept, by `val_loss`"
+        for number in (1, 2)
+    ]
+    assert lines[-1].endswith("; epoch 1 kept, by `val_loss`; `C` 10")
+
+
+def test_scores_of_two_classes_are_published_and_those_of_single_classes_are_not(
+    tmp_path: Path,
+) -> None:
+    names = ("test/accuracy", "test/recall", "test/f_beta", "test/recall/cat", "val/loss")
+    rows = [("finetune", "all", 0, name, 0.5) for name in names]
+    path = tmp_path / "results.csv"
+    write_table(path, rows, ("method", "shots", "seed", "metric", "value"))
+    assert mirror.test_scores(path) == {RunId("finetune", "all", 0): dict.fromkeys(names[:3], 0.5)}
+
+
+def test_phases_of_one_name_cost_both(tmp_path: Path) -> None:
+    phase = {"phase": "head", "seconds": 2, "peak_memory_mb": 3}
+    write_json(tmp_path / FIRST.folder / "timing.json", {"phases": [phase, phase]})
+    assert mirror.costs(tmp_path, FIRST)["cost/train_seconds"] == 4.0
+
+
 def test_models(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     def with_model() -> list[str]:
         return [

@@ -1,5 +1,6 @@
 """The loop: choosing the epoch, stopping, schedules and divergence, on scripted phases."""
 
+import dataclasses
 import math
 
 import pytest
@@ -7,8 +8,9 @@ import torch
 from torch import nn
 
 from pipeline.params import Optimization
-from pipeline.training.loop import fit, learning_rate_factor
-from pipeline.training.phase import Phase
+from pipeline.training.loop import fit
+from pipeline.training.optimizers import parameter_groups
+from pipeline.training.phase import Phase, Solve
 
 CPU = torch.device("cpu")
 
@@ -40,7 +42,7 @@ def scripted(val_losses, accuracies=None, rule="val_loss", bad_epoch=None, **set
         return value
 
     return Phase(
-        "head", module, [{"params": list(module.parameters()), "lr": 1.0}], settings, 1,
+        "head", module, parameter_groups(module, settings), settings, 1,
         lambda: [(range(4),)], loss, validate, rule, module.train,
     )  # fmt: skip
 
@@ -80,6 +82,18 @@ def test_divergence_keeps_the_last_finite_weights(bad):
     assert len(result.history) == 3
 
 
+def test_the_weights_come_back_into_a_network_that_loads_no_state_dict_but_its_own(monkeypatch):
+    """As MNASNet, which asks for a version that a plain dict of tensors lacks."""
+
+    def refuse(*given):
+        raise ValueError("version should be set to 1 or 2 instead of None")
+
+    monkeypatch.setattr(Counter, "_load_from_state_dict", refuse)
+    phase = scripted([3.0, 1.0, 2.0])
+    fit(phase, CPU, "fp32")
+    assert phase.module.weight.item() == -2
+
+
 def test_divergence_at_once_keeps_the_start():
     phase = scripted([1.0, 1.0], bad_epoch=1)
     result = fit(phase, CPU, "fp32")
@@ -87,22 +101,58 @@ def test_divergence_at_once_keeps_the_start():
     assert result.record()["epochs"] == 0
 
 
-def test_schedules():
-    def factors(**settings):
-        made = Optimization(epochs=1, lr=1.0, **settings)
-        return [learning_rate_factor(step, 10, made) for step in range(10)]
-
-    assert factors(schedule="constant") == [1.0] * 10
-    assert factors(schedule="constant", warmup=0.2)[:3] == [0.5, 1.0, 1.0]
-    cosine = factors(schedule="cosine")
-    assert cosine == pytest.approx([(1 + math.cos(math.pi * k / 10)) / 2 for k in range(10)])
-
-
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_one_step_by_hand(optimizer):
-    phase = scripted([0.0], optimizer=optimizer, momentum=0.9, weight_decay=0.1)
+@pytest.mark.parametrize(
+    ("optimizer", "settings", "expected"),
+    [
+        # the gradient is 1; SGD takes lr * (1 + decay * 2)
+        ("sgd", {"momentum": 0.9}, 2 - (1 + 0.2)),
+        # Nesterov looks ahead by the momentum: g + 0.9 g
+        ("sgd", {"momentum": 0.9, "nesterov": True}, 2 - 1.9 * 1.2),
+        # Adam's first step is lr times the gradient's sign, decay within the gradient or apart
+        ("adam", {}, 2 - 1),
+        ("adamw", {}, 2 * (1 - 0.1) - 1),
+    ],
+)
+def test_one_step_by_hand(optimizer, settings, expected):
+    phase = scripted([0.0], optimizer=optimizer, weight_decay=0.1, **settings)
     phase.module.weight.data.fill_(2.0)
     fit(phase, CPU, "fp32")
-    # the gradient is 1: SGD takes lr * (1 + decay * 2); AdamW decays by lr * decay * 2, then lr
-    expected = 2 - (1 + 0.2) if optimizer == "sgd" else 2 * (1 - 0.1) - 1
     assert phase.module.weight.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_best_epochs_are_kept_best_first():
+    phase = dataclasses.replace(scripted([3.0, 1.0, 2.0, 1.0, 5.0]), keep=3)
+    result = fit(phase, CPU, "fp32")
+    assert [kept.epoch for kept in result.kept] == [2, 4, 3]
+    assert [kept.state["weight"].item() for kept in result.kept] == [-2, -4, -3]
+    assert phase.module.weight.item() == -2
+    assert result.record()["kept_epochs"] == [2, 4, 3]
+    assert "kept_epochs" not in fit(scripted([1.0]), CPU, "fp32").record()
+
+
+def test_a_diverged_phase_keeps_its_last_finite_epoch_alone():
+    phase = dataclasses.replace(scripted([3.0, 1.0, 2.0, 1.0], bad_epoch=4), keep=3)
+    result = fit(phase, CPU, "fp32")
+    assert [kept.epoch for kept in result.kept] == [3] and phase.module.weight.item() == -3
+
+
+def test_what_is_solved_has_one_epoch():
+    module = Counter()
+
+    def solve():
+        module.weight.data.fill_(7.0)
+        return {"c": 2.0}
+
+    def metrics():
+        return {"train/loss": torch.tensor(0.5), "val/loss": module.weight.detach()}
+
+    phase = Solve("solve", module, solve, 12, metrics, "val_loss")
+    rows = []
+    result = fit(phase, CPU, "fp32", rows.append)
+    expected = {"phase": "solve", "epoch": 1, "images_seen": 12, "train/loss": 0.5, "val/loss": 7.0}
+    assert rows == result.history == [expected]
+    assert result.record()["found"] == {"c": 2.0} and result.chosen_epoch == 1
+    assert result.value == -7.0
+    broken = fit(dataclasses.replace(phase, metrics=lambda: {"val/loss": torch.tensor(math.nan)}),
+                 CPU, "fp32")  # fmt: skip
+    assert broken.status == "diverged" and not broken.history

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -24,8 +25,8 @@ from pipeline.records import (
     write_json,
 )
 from pipeline.training import runtime
-from pipeline.training.loop import Log, Result, fit
-from pipeline.training.phase import Phase
+from pipeline.training.loop import Kept, Log, Result, State, fit, snapshot
+from pipeline.training.phase import Phase, Solve
 from pipeline.training.run import Run
 
 if TYPE_CHECKING:  # what it trains is not this file's business
@@ -35,7 +36,8 @@ IMAGES = Path("prepared/images.npy")
 START = Path("weights/start.safetensors")
 VAL_LIST = Path("prepared/splits/val.csv")
 VAL_PAIRS = Path("prepared/pairs/val.csv")
-Follow = Callable[[Phase], AbstractContextManager[Log]]
+KEPT = re.compile(r"kept\.(\d+)\.(.+)")  # keys of the encoders beside the best
+Follow = Callable[[Phase | Solve], AbstractContextManager[Log]]
 
 
 def load_run(params: Params, run: RunId, recipe: Recipe, pairs: bool) -> tuple[Run, dict[str, str]]:
@@ -89,23 +91,32 @@ def new_network(params: Params, classes: int, seed: int) -> tuple[nn.Module, set
 
 
 def train(
-    phases: Iterator[Phase], device: torch.device, precision: str, follow: Follow
+    phases: Iterator[Phase | Solve], device: torch.device, precision: str, follow: Follow
 ) -> list[Result]:
     """Train phases one after the other; one that diverges is the last."""
-    results = []
-    for phase in phases:
-        with follow(phase) as log:
-            try:
+    results: list[Result] = []
+    while not results or results[-1].status != "diverged":
+        phase = None
+        try:
+            phase = next(phases, None)  # latents of a frozen part are computed here
+            if phase is None:
+                break
+            with follow(phase) as log:
                 results.append(fit(phase, device, precision, log))
-            except torch.cuda.OutOfMemoryError:
-                size = phase.settings.batch_size or "training.batch_size"
-                raise InputError(
-                    f"{phase.name}: out of memory on {runtime.device_name(device)} with batches "
-                    f"of {size}; lower batch_size or data.image_size, or use bf16"
-                ) from None
-        if results[-1].status == "diverged":
-            break
+        except torch.cuda.OutOfMemoryError:
+            raise InputError(_too_large(phase, device)) from None
     return results
+
+
+def _too_large(phase: Phase | Solve | None, device: torch.device) -> str:
+    where = f"out of memory on {runtime.device_name(device)}"
+    if not isinstance(phase, Phase):
+        return f"{where} with the latents of all images; lower data.image_size or compare.shots"
+    size = phase.settings.batch_size or "training.batch_size"
+    return (
+        f"{phase.name}: {where} with batches of {size}; lower batch_size or data.image_size, or "
+        "use bf16"
+    )
 
 
 def record(
@@ -116,9 +127,13 @@ def record(
     inputs: dict[str, str],
     phases: Sequence[dict[str, Any]],
     reason: str,
+    last: int = -1,
 ) -> dict[str, Any]:
-    """``record.json``: what was asked and what became of it; nothing that differs by the hour."""
-    accuracy = phases[-1].get("val/accuracy") if not reason else None
+    """``record.json``: what was asked and what became of it; nothing that differs by the hour.
+
+    ``last`` is the number of the phase whose weights the run leaves.
+    """
+    accuracy = phases[last].get("val/accuracy") if not reason else None
     metrics = {"cost/images_seen": sum(phase["images_seen"] for phase in phases)}
     if accuracy is not None:
         metrics["best/val_accuracy"] = accuracy
@@ -145,6 +160,35 @@ def record(
         "device": runtime.device_name(made.device),
         "threads": params.runtime.threads,
     }
+
+
+def encoder_tensors(module: nn.Module, kept: Sequence[Kept]) -> State:
+    """The tensors of an encoder's file: the best by its own keys, the others' as ``kept.2.…``.
+
+    Args:
+        module: the whole encoder as it was left, with the best of ``kept`` in it.
+        kept: the states of its last part, best first.
+    """
+    tensors = snapshot(module)
+    for rank, other in enumerate(kept[1:], start=2):
+        tensors |= {f"kept.{rank}.{key}": tensor for key, tensor in other.state.items()}
+    return tensors
+
+
+def kept_encoders(path: Path, keys: set[str]) -> list[State]:
+    """The encoders of a file that ``encoder_tensors`` made, best first, each whole.
+
+    Raises:
+        InputError: the file is broken or of another network.
+    """
+    tensors = weights.load(path)
+    found = {0: {key: of for key, of in tensors.items() if not KEPT.fullmatch(key)}}
+    if found[0].keys() != keys:
+        raise InputError(f"{path}: is the model of another network; train it again with dvc repro")
+    for key, tensor in tensors.items():
+        if named := KEPT.fullmatch(key):
+            found.setdefault(int(named[1]), dict(found[0]))[named[2]] = tensor
+    return [found[rank] for rank in sorted(found)]
 
 
 def write_run(

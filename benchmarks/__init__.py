@@ -1,0 +1,1 @@
+"""Measurements behind choices of implementation; run one as ``python -m benchmarks.NAME``."""

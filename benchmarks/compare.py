@@ -1,0 +1,98 @@
+"""Run a whole comparison in one process, without DVC and without MLflow.
+
+    python -m benchmarks.compare CONFIG DATA FOLDER [KEY=VALUE ...]
+
+CONFIG is a file like ``params.yaml``, DATA the folder that stands for its ``data/``, FOLDER where
+the runs and the report go; a KEY such as ``compare.shots`` changes a value of CONFIG, which is
+YAML: ``compare.shots=[5]``. For machines that have PyTorch and little else, such as a borrowed
+GPU; where DVC is at hand, ``dvc repro`` does the same and remembers it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from pipeline import check
+from pipeline.errors import InputError, command
+from pipeline.params import Params
+from pipeline.records import runs_of
+
+
+def place(config: Path, data: Path, folder: Path, changes: list[str]) -> None:
+    """Make ``folder`` a project's working folder and go there.
+
+    Raises:
+        InputError: a file is missing, or a change is no ``KEY=VALUE`` of a key that there is.
+    """
+    for path in (config, data):
+        if not path.exists():
+            raise InputError(f"{path}: there is no such file")
+    yaml = YAML()
+    tree = yaml.load(config.read_text(encoding="utf-8"))
+    for change in changes:
+        _set(tree, change)
+    folder.mkdir(parents=True, exist_ok=True)
+    links = {"data": data, "pretrained": Path("pretrained")}
+    for name, target in links.items():
+        link = folder / name
+        link.unlink(missing_ok=True)
+        link.symlink_to(target.resolve())
+    with (folder / "params.yaml").open("w", encoding="utf-8") as file:
+        yaml.dump(tree, file)
+    os.chdir(folder)
+
+
+def run_stages(params: Params) -> None:
+    """All stages in order, as DVC would run them."""
+    from pipeline.stages.baseline import baseline
+    from pipeline.stages.encoder import encoder
+    from pipeline.stages.evaluate import evaluate
+    from pipeline.stages.head import head
+    from pipeline.stages.images import images
+    from pipeline.stages.prepare import prepare
+    from pipeline.stages.test import test
+    from pipeline.stages.weights import make_weights
+
+    for stage in (images, prepare, make_weights):
+        stage(params)
+    for run in runs_of(params.compare):
+        trained = (encoder, head) if run.method in params.compare.breakdowns else (baseline,)
+        for part in (*trained, test):
+            started = time.perf_counter()
+            part(params, run)
+            print(f"{run.name}: {part.__name__}: {time.perf_counter() - started:.1f} s", flush=True)
+    evaluate(params)
+
+
+def _set(tree: Any, change: str) -> None:
+    key, equals, value = change.partition("=")
+    *path, last = key.split(".")
+    for name in path:
+        tree = tree.get(name, {})
+    if not equals or last not in tree:
+        raise InputError(f"command line: '{change}' must be KEY=VALUE of a key of the config")
+    tree[last] = YAML(typ="safe").load(value)
+
+
+def main() -> None:
+    """Run what the command line asks for; ``evaluate`` prints the table of accuracies."""
+    if len(sys.argv) < 4:
+        raise InputError("usage: python -m benchmarks.compare CONFIG DATA FOLDER [KEY=VALUE ...]")
+    config, data, folder = map(Path, sys.argv[1:4])
+    place(config, data, folder, sys.argv[4:])
+    params = check.load()
+    params = params.model_copy(
+        update={"tracking": params.tracking.model_copy(update={"live_after": None})}
+    )
+    check.check_models(params)
+    run_stages(params)
+
+
+if __name__ == "__main__":
+    command(main)

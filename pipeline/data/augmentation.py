@@ -1,0 +1,246 @@
+"""Random changes of training images: batched tensor operations, each image by its own draw.
+
+Draws are made on the CPU and only values of size (B,) or (B, side) go to the images' device, so
+that a seed gives the same changes everywhere and the device is never waited for.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline.params import Augmentation
+
+WHITE = 255.0
+GREY = 127.5
+LUMA = (0.2989, 0.587, 0.114)  # weights of red, green and blue in grey, as torchvision has them
+CROP_RATIOS = (3 / 4, 4 / 3)
+ERASED_AREAS = (0.02, 0.33)
+ERASED_RATIOS = (0.3, 3.3)
+
+# All are drawn each time, in this order, so that no setting changes what another one draws.
+DRAWS = (
+    *("flip", "rotation", "shear", "zoom_x", "zoom_y", "shift_x", "shift_y"),
+    *("crop_area", "crop_ratio", "crop_x", "crop_y"),
+    *("brightness", "contrast", "saturation", "hue"),
+    *("erasing", "erased_area", "erased_ratio", "erased_x", "erased_y"),
+)
+
+Draws = dict[str, Tensor]  # each (B,) in [0, 1)
+Range = tuple[float, float]
+
+
+def augment(pixels: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
+    """Change each image of a batch by its own draw from the ranges of ``settings``.
+
+    In this order: a flip; one bilinear resampling for rotation, zoom, shear, shift and crop;
+    brightness, contrast, saturation and hue as in torchvision's ``ColorJitter`` (the last two
+    leave a single channel alone); random erasing (Zhong et al., AAAI 2020) to mid grey. What a
+    resampling reads from outside the image repeats its border.
+
+    Args:
+        pixels: (B, C, H, W) with C of 1 or 3, uint8, or float from 0 to 255.
+        settings: the ranges; where all are off, ``pixels`` come back as they are.
+        generator: of the CPU; it advances alike under all settings but off.
+
+    Returns:
+        (B, C, H, W) float32 from 0 to 255, on the device of ``pixels``.
+    """
+    if settings.off:
+        return pixels
+    values = torch.rand(len(DRAWS), len(pixels), generator=generator)
+    draws = dict(zip(DRAWS, values, strict=True))
+    if settings.flip:  # while a pixel may still be a byte
+        mirrored = _per_image(draws["flip"] < 0.5, pixels)
+        pixels = torch.where(mirrored, pixels.flip(3), pixels)
+    images = pixels.to(torch.float32)
+    if settings.rotation or settings.zoom or settings.shear or settings.shift or settings.crop < 1:
+        images = _warp(images, settings, draws)
+    images = _jitter(images, settings, draws)
+    if settings.erasing:
+        images = _erase(images, settings.erasing, draws)
+    return images
+
+
+def mix(
+    images: Tensor, labels: Tensor, mixup: float, cutmix: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Mix each image of a batch with a random partner of the same batch.
+
+    mixup (Zhang et al., ICLR 2018) adds up images by a share drawn from Beta(alpha, alpha);
+    cutmix (Yun et al., ICCV 2019, eq. 1 and 2) puts a box of the partner's in, whose area is one
+    minus such a share before it is clipped to the image. Share and box are one draw for the whole
+    batch. Cross-entropy is ``share`` times that of the image's label, the rest the partner's.
+
+    Args:
+        images: (B, C, H, W); for mixup alone any (B, ...).
+        labels: (B,).
+        mixup: alpha of mixup, 0 is off.
+        cutmix: alpha of cutmix, 0 is off; where neither is, each call draws one of the two evenly.
+        generator: of the CPU; it advances alike whatever the alphas.
+
+    Returns:
+        Images as float32; labels as given; the partners' labels (B,); the share of the image's
+        own label, a scalar on the CPU, for cutmix counted in whole pixels after clipping.
+
+    Raises:
+        ValueError: both alphas are 0.
+    """
+    if mixup <= 0 and cutmix <= 0:
+        raise ValueError("mix needs an alpha above 0")
+    partner = torch.randperm(len(images), generator=generator)
+    partner = partner.to(images.device, non_blocking=True)
+    coin, quantile, x, y = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
+    boxed = cutmix > 0 and (mixup <= 0 or coin < 0.5)
+    share = _beta(cutmix if boxed else mixup, quantile)
+    images = images.to(torch.float32)
+    partners = images[partner]
+    if boxed:
+        side = math.sqrt(1 - share)
+        rows, columns = _cut(y, side, images.shape[2]), _cut(x, side, images.shape[3])
+        images = images.clone()
+        images[:, :, rows, columns] = partners[:, :, rows, columns]
+        area = (rows.stop - rows.start) * (columns.stop - columns.start)
+        share = 1 - area / (images.shape[2] * images.shape[3])
+    else:
+        images = torch.lerp(partners, images, share)
+    return images, labels, labels[partner], torch.tensor(share)
+
+
+def _beta(alpha: float, quantile: float) -> float:
+    """Beta(alpha, alpha) at a quantile: one uniform draw makes one, the same on every device."""
+    from scipy.special import betaincinv  # most runs do without it
+
+    return float(betaincinv(alpha, alpha, quantile))
+
+
+def _cut(centre: float, length: float, side: int) -> slice:
+    """An interval given in shares of ``side``, clipped to it and rounded to whole pixels."""
+    ends = (centre - length / 2, centre + length / 2)
+    start, stop = (round(side * min(max(end, 0.0), 1.0)) for end in ends)
+    return slice(start, stop)
+
+
+def _warp(images: Tensor, settings: Augmentation, draws: Draws) -> Tensor:
+    """Rotation, zoom, shear, shift and crop together; what is outside repeats the border.
+
+    A point of the output, in [-1, 1], goes into the crop's box, then through
+    rotation x shear x zoom, then is shifted; there the input is read.
+    """
+    angle = math.radians(settings.rotation) * _either_way(draws["rotation"])
+    slant = torch.tan(math.radians(settings.shear) * _either_way(draws["shear"]))
+    zoom_x = 1 + settings.zoom * _either_way(draws["zoom_x"])
+    zoom_y = 1 + settings.zoom * _either_way(draws["zoom_y"])
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    axis_x = torch.stack([cos, sin]) * zoom_x  # (2, B)
+    axis_y = torch.stack([cos * slant - sin, sin * slant + cos]) * zoom_y
+    # the shift is in sides of the image, which are 2 long
+    shift = 2 * settings.shift * _either_way(torch.stack([draws["shift_x"], draws["shift_y"]]))
+
+    width, height = _box((settings.crop, 1.0), CROP_RATIOS, draws["crop_area"], draws["crop_ratio"])
+    centre_x = (1 - width) * _either_way(draws["crop_x"])
+    centre_y = (1 - height) * _either_way(draws["crop_y"])
+    origin = axis_x * centre_x + axis_y * centre_y + shift
+
+    matrix = torch.stack([axis_x * width, axis_y * height, origin], dim=2).transpose(0, 1)
+    matrix = matrix.to(images.device, non_blocking=True)  # (B, 2, 3)
+    grid = functional.affine_grid(matrix, list(images.shape), align_corners=False)
+    return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def _jitter(images: Tensor, settings: Augmentation, draws: Draws) -> Tensor:
+    """Brightness, contrast, saturation and hue, in this order."""
+
+    def factor(name: str, largest: float) -> Tensor:
+        return _per_image(1 + largest * _either_way(draws[name]), images)
+
+    if settings.brightness:
+        images = (images * factor("brightness", settings.brightness)).clamp_(0, WHITE)
+    if settings.contrast:
+        mean = _grey(images).mean(dim=(1, 2, 3), keepdim=True)
+        images = torch.lerp(mean, images, factor("contrast", settings.contrast)).clamp_(0, WHITE)
+    if images.shape[1] == 1:
+        return images
+    if settings.saturation:
+        strength = factor("saturation", settings.saturation)
+        images = torch.lerp(_grey(images), images, strength).clamp_(0, WHITE)
+    if settings.hue:
+        turn = settings.hue * _either_way(draws["hue"])
+        images = _turn_hue(images, _per_image(turn, images))
+    return images
+
+
+def _grey(images: Tensor) -> Tensor:
+    """(B, 1, H, W) luma; a single channel is its own."""
+    if images.shape[1] == 1:
+        return images
+    red, green, blue = images.split(1, dim=1)
+    return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
+
+
+def _turn_hue(images: Tensor, turn: Tensor) -> Tensor:
+    """Turn the hue of HSV, whose circle is 1 round, by ``turn`` (B, 1, 1, 1).
+
+    The way back is that of HSV to RGB in one formula: a channel is the value less the chroma
+    times a trapezoid of the distance between its own hue and the pixel's.
+    """
+    red, green, blue = images.split(1, dim=1)
+    value, lowest = images.amax(dim=1, keepdim=True), images.amin(dim=1, keepdim=True)
+    chroma = value - lowest
+    divisor = chroma.clamp(min=torch.finfo(chroma.dtype).tiny)  # grey has no hue, and any will do
+    hue = torch.where(
+        value == red,
+        (green - blue) / divisor,
+        torch.where(value == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor),
+    )  # (B, 1, H, W) in sixths of the circle, from -1 to 5
+    hue += 6 * turn
+    offsets = torch.arange(5, 0, -2, device=hue.device).view(1, 3, 1, 1)  # red, green, blue
+    distance = torch.remainder(hue + offsets, 6).sub_(2).abs_()
+    return value - chroma * (2 - distance).clamp_(0, 1)
+
+
+def _erase(images: Tensor, probability: float, draws: Draws) -> Tensor:
+    """Fill a random rectangle of some images with grey."""
+    width, height = _box(ERASED_AREAS, ERASED_RATIOS, draws["erased_area"], draws["erased_ratio"])
+    chosen = draws["erasing"] < probability
+    rows = _span(height, draws["erased_y"], images.shape[2]) & chosen[:, None]  # (B, H)
+    columns = _span(width, draws["erased_x"], images.shape[3])  # (B, W)
+    rows = rows.to(images.device, non_blocking=True)
+    columns = columns.to(images.device, non_blocking=True)
+    inside = rows[:, None, :, None] & columns[:, None, None, :]
+    return images.masked_fill(inside, GREY)
+
+
+def _span(share: Tensor, position: Tensor, side: int) -> Tensor:
+    """Marks (B, side) of an interval of ``share`` of the side, a pixel at least, that fits in."""
+    length = (share * side).round().clamp(1, side)
+    start = torch.floor(position * (side - length + 1))
+    place = torch.arange(side)
+    return (place >= start[:, None]) & (place < (start + length)[:, None])
+
+
+def _box(areas: Range, ratios: Range, area: Tensor, ratio: Tensor) -> tuple[Tensor, Tensor]:
+    """Width and height, as shares of the image's, of boxes drawn by area and aspect ratio.
+
+    The area is uniform; the ratio is log-uniform among those with which the area fits into the
+    image, so that nothing is drawn twice and no area is lost.
+    """
+    area = areas[0] + (areas[1] - areas[0]) * area
+    limit = -torch.log(area)  # both sides are at most 1 when |log ratio| is at most this
+    lowest = torch.clamp(-limit, min=math.log(ratios[0]))
+    highest = torch.clamp(limit, max=math.log(ratios[1]))
+    ratio = torch.exp(torch.lerp(lowest, highest, ratio))
+    return torch.sqrt(area * ratio), torch.sqrt(area / ratio)
+
+
+def _either_way(draw: Tensor) -> Tensor:
+    """From [0, 1) to [-1, 1)."""
+    return 2 * draw - 1
+
+
+def _per_image(values: Tensor, images: Tensor) -> Tensor:
+    """(B,) as (B, 1, 1, 1) on the images' device."""
+    return values.to(images.device, non_blocking=True)[:, None, None, None]

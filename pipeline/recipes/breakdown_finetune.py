@@ -1,0 +1,38 @@
+"""A breakdown, and then all layers released at a small learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
+
+from pipeline.params import Classification
+from pipeline.recipes import breakdown
+
+if TYPE_CHECKING:
+    from pipeline.training.phase import Phase
+    from pipeline.training.run import Run
+
+
+class Head(breakdown.Head):
+    """The part after the last latent, and how all layers go on after it."""
+
+    release: Classification
+
+
+class BreakdownFinetune(breakdown.Breakdown):
+    """After encoder and head, minimise ``mean_i CE(network(x_i), y_i)`` over all parameters.
+
+    Of the head alone and the released network, the later one is taken: the epoch is chosen within
+    the release.
+    """
+
+    recipe: Literal["breakdown_finetune"]  # type: ignore[assignment]
+    head: Head
+
+    def _head_epochs(self) -> int:
+        return self.encoder.keep * (self.head.epochs + self.head.release.epochs)
+
+    def head_phases(self, run: Run) -> Iterator[Phase]:
+        """Two phases, ``head`` and ``release``."""
+        yield from super().head_phases(run)
+        yield run.classification("release", run.network, self.head.release)

@@ -1,0 +1,178 @@
+"""Phases of cross-entropy: step by step, beside a Siamese loss, or in closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.data.augmentation import mix
+from pipeline.data.batches import balanced_batches, batch_count, image_batches
+from pipeline.errors import InputError
+from pipeline.models.heads import Assembled
+from pipeline.params import Classification, CrossEntropy, Supervised
+from pipeline.training import runtime, siamese
+from pipeline.training.feed import Feed
+from pipeline.training.losses import Objective
+from pipeline.training.losses.cross_entropy import balanced_weights, cross_entropy
+from pipeline.training.optimizers import parameter_groups
+from pipeline.training.phase import Phase, Solve, evaluate
+
+if TYPE_CHECKING:
+    from pipeline.training.run import Run
+
+TrainingMode = Callable[[], object]
+Factor = Callable[[str], float]
+
+
+def classification(
+    run: Run,
+    name: str,
+    module: nn.Module,
+    settings: Classification,
+    frozen: nn.Module | None,
+    lr_factor: Factor,
+    training_mode: TrainingMode | None,
+) -> Phase:
+    """See ``Run.classification``."""
+    mixing = settings.mixup > 0 or settings.cutmix > 0
+    module.requires_grad_(True)
+    feed = Feed(run, frozen, changing=mixing)
+    generator = runtime.generator(run.seed, "mix")
+    criterion = _criterion(run, settings)
+    run.seed_dropout()
+
+    def batches() -> Iterator[tuple[Tensor, ...]]:
+        for index in drawn():
+            images, labels = feed.take(index), run.train.labels[index]
+            if mixing:
+                yield mix(images, labels, settings.mixup, settings.cutmix, generator)
+            else:
+                yield images, labels
+
+    def loss(batch: tuple[Any, ...]) -> Tensor:
+        images, labels, *other = batch
+        logits = module(feed.inputs(images))
+        losses = criterion(logits, labels)
+        if not other:
+            return losses
+        partners, share = other
+        return share * losses + (1 - share) * criterion(logits, partners)
+
+    drawn, steps = _index_batches(run, settings)
+    groups = parameter_groups(module, settings, lr_factor)
+    if not groups:
+        raise InputError(
+            f"params.yaml: methods.{run.method}: every layer has the learning-rate factor 0, so "
+            "that nothing would be trained; give one a factor above 0"
+        )
+    return Phase(
+        name=name,
+        module=module,
+        groups=groups,
+        settings=settings,
+        steps=steps,
+        batches=batches,
+        loss=loss,
+        validate=lambda: evaluate(module, cross_entropy, iter(feed.val), run.val.labels),
+        rule=run.training.rule,
+        training_mode=training_mode or module.train,
+    )
+
+
+def joint(
+    run: Run,
+    name: str,
+    encoder: nn.Module,
+    head: nn.Module,
+    settings: Supervised,
+    objective: Objective,
+    weight: float,
+    lr_factor: Factor,
+) -> Phase:
+    """See ``Run.joint``."""
+    run.network.requires_grad_(True)
+    feed = Feed(run, None)
+    criterion = _criterion(run, settings)
+    run.seed_dropout()
+    drawn, steps = _index_batches(run, settings)
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        for index in drawn():
+            yield feed.take(index), run.train.labels[index]
+
+    def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
+        images, labels = batch
+        latents = encoder(images)
+        paired = siamese.within_batch(objective, latents.flatten(1).float(), labels)
+        return criterion(head(latents), labels) + weight * paired
+
+    groups = parameter_groups(run.network, settings, lr_factor)
+    return Phase(
+        name=name,
+        module=run.network,
+        groups=[*groups, *siamese.own_group(objective, settings)],
+        settings=settings,
+        steps=steps,
+        batches=batches,
+        loss=loss,
+        validate=lambda: evaluate(run.network, cross_entropy, iter(feed.val), run.val.labels),
+        rule=run.training.rule,
+        training_mode=run.network.train,
+    )
+
+
+def solve(
+    run: Run,
+    name: str,
+    network: Assembled,
+    fit: Callable[[Tensor, Tensor, int], tuple[nn.Module, dict[str, float]]],
+) -> Solve:
+    """See ``Run.solve``."""
+    network.encoder.requires_grad_(False).eval()
+    latents = torch.cat(list(run.encode(network.encoder, run.train)))
+    val_latents = list(run.encode(network.encoder, run.val))
+
+    def make() -> dict[str, float]:
+        head, found = fit(latents, run.train.labels, run.classes)
+        network.head = head.to(run.device)
+        return found
+
+    def metrics() -> dict[str, Tensor]:
+        train = evaluate(network.head, cross_entropy, iter([latents]), run.train.labels, "train")
+        return train | evaluate(network.head, cross_entropy, iter(val_latents), run.val.labels)
+
+    return Solve(
+        name=name,
+        module=network,
+        solve=make,
+        images=len(run.train),
+        metrics=metrics,
+        rule=run.training.rule,
+    )
+
+
+def _criterion(run: Run, settings: CrossEntropy) -> Callable[[Tensor, Tensor], Tensor]:
+    weights = None
+    if settings.class_weights == "balanced":
+        weights = balanced_weights(run.train.labels, run.classes)
+    return partial(cross_entropy, label_smoothing=settings.label_smoothing, class_weights=weights)
+
+
+def _index_batches(run: Run, settings: Supervised) -> tuple[Callable[[], Iterator[Tensor]], int]:
+    """An epoch's batches of positions, called anew for each epoch, and how many they are."""
+    size = run.batch_size(settings)
+    order = runtime.generator(run.seed, "order")
+    labels = run.train.labels.cpu()
+
+    def drawn() -> Iterator[Tensor]:
+        if settings.sampler == "balanced":
+            found = balanced_batches(labels, size, order)
+        else:
+            found = image_batches(len(labels), size, order)
+        return (index.to(run.device) for index in found)
+
+    return drawn, batch_count(len(labels), size)

@@ -1,0 +1,201 @@
+"""Phases of a Siamese loss on latents: on listed pairs, or on whole batches of images."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.data.batches import PairBatch, PairBatches, batch_count, image_batches
+from pipeline.errors import InputError
+from pipeline.params import Optimization
+from pipeline.training import runtime
+from pipeline.training.feed import Feed
+from pipeline.training.losses import LossBlock, Objective, Setting, m_per_class_batches
+from pipeline.training.optimizers import parameter_groups
+from pipeline.training.phase import Phase
+
+if TYPE_CHECKING:
+    from pipeline.training.run import Run
+
+EVALUATION_BATCH = 256
+DISTANCE_ELEMENTS = 2**24  # latents gathered at a time when many pairs are scored
+
+
+def siamese(
+    run: Run,
+    name: str,
+    encoder: nn.Module,
+    settings: Optimization,
+    loss: LossBlock,
+    frozen: nn.Module | None,
+    dropout: bool,
+    per_class: int | None,
+    keep: int,
+    key: str,
+) -> Phase:
+    """See ``Run.siamese``."""
+    encoder.requires_grad_(True)
+    feed = Feed(run, frozen)
+    objective = make(run, loss, dimension(encoder, feed.val[0]), key)
+    run.seed_dropout()
+    of_kind = _on_pairs if objective.of_pairs else _on_images
+    phase = of_kind(run, encoder, settings, feed, objective, per_class)
+    groups = parameter_groups(encoder, settings)
+    return dataclasses.replace(
+        phase,
+        name=name,
+        groups=[*groups, *own_group(objective, settings)],
+        training_mode=lambda: train_mode(encoder, dropout=dropout),
+        keep=keep,
+    )
+
+
+def make(run: Run, loss: LossBlock, dimension: int, key: str) -> Objective:
+    """The loss as functions, with its own weights, if it has any, from the run's seed."""
+    seed = runtime.stream_seed(run.seed, "loss")
+    where = f"methods.{run.method}.{key}" if run.method else key
+    return loss.make(Setting(run.classes, dimension, run.device, seed, where))
+
+
+@torch.no_grad()
+def dimension(encoder: nn.Module, inputs: Tensor) -> int:
+    """Size of a flattened latent."""
+    encoder.eval()
+    return int(encoder(inputs[:1]).flatten(1).shape[1])
+
+
+def own_group(objective: Objective, settings: Optimization) -> list[dict[str, Any]]:
+    """The parameters of the loss itself, such as proxies, as a group for the optimizer."""
+    own = {"params": objective.parameters, "lr": settings.lr, "weight_decay": 0.0}
+    return [own] if objective.parameters else []
+
+
+def within_batch(objective: Objective, latents: Tensor, labels: Tensor) -> Tensor:
+    """The loss over all that a batch holds: every pair of its images, or every anchor.
+
+    Args:
+        objective: the loss.
+        latents: (B, D).
+        labels: (B,).
+    """
+    if objective.of_images:
+        return _mean(*objective.of_images(latents, labels))
+    assert objective.of_pairs
+    left, right = torch.triu_indices(len(labels), len(labels), 1, device=labels.device)
+    same = labels[left] == labels[right]
+    return objective.of_pairs(latents[left], latents[right], labels[left], same).mean()
+
+
+def train_mode(module: nn.Module, dropout: bool = True, batch_norm: bool = True) -> None:
+    """Training mode; dropout with stochastic depth, or batch norm, stay as in evaluation."""
+    module.train()
+    for part in module.modules():
+        kind = type(part).__name__
+        is_dropout = "Dropout" in kind or "Stochastic" in kind
+        if (is_dropout and not dropout) or ("BatchNorm" in kind and not batch_norm):
+            part.eval()
+
+
+def _on_pairs(
+    run: Run,
+    encoder: nn.Module,
+    settings: Optimization,
+    feed: Feed,
+    objective: Objective,
+    per_class: int | None,
+) -> Phase:
+    """Each image of a batch goes through the encoder once, however many pairs it is in."""
+    assert run.pairs is not None and run.val_pairs is not None and objective.of_pairs
+    of_pairs = objective.of_pairs
+    composed = PairBatches(run.pairs, len(run.train), run.batch_size(settings))
+    order = runtime.generator(run.seed, "order")
+    val_pairs = [
+        torch.from_numpy(column).to(run.device)
+        for column in (run.val_pairs.left, run.val_pairs.right, run.val_pairs.same)
+    ]
+
+    def batches() -> Iterator[tuple[Tensor, PairBatch]]:
+        for batch in composed.epoch(order):
+            yield feed.take(batch.images.to(run.device)), batch
+
+    def loss(item: tuple[Tensor, PairBatch]) -> Tensor:
+        taken, batch = item
+        latents = encoder(feed.inputs(taken)).flatten(1).float()  # (B, D)
+        left, right = batch.left.to(run.device), batch.right.to(run.device)
+        labels = run.train.labels[batch.images.to(run.device)]
+        return of_pairs(latents[left], latents[right], labels[left], batch.same.to(run.device))
+
+    @torch.no_grad()
+    def validate() -> dict[str, Tensor]:
+        latents = _latents(encoder, feed.val)
+        step = max(1, DISTANCE_ELEMENTS // latents.shape[1])
+        scored = [
+            of_pairs(latents[left], latents[right], run.val.labels[left], same == 1)
+            for left, right, same in zip(*(c.split(step) for c in val_pairs), strict=True)
+        ]
+        return {"val/loss": torch.cat(scored).mean()}
+
+    return Phase("", encoder, [], settings, composed.batches, batches, loss, validate,
+                 "val_loss", encoder.train)  # fmt: skip
+
+
+def _on_images(
+    run: Run,
+    encoder: nn.Module,
+    settings: Optimization,
+    feed: Feed,
+    objective: Objective,
+    per_class: int | None,
+) -> Phase:
+    """Every batch of images is its own set of pairs or triplets, by the labels."""
+    assert objective.of_images
+    of_images = objective.of_images
+    size = run.batch_size(settings)
+    order = runtime.generator(run.seed, "order")
+    labels = run.train.labels.cpu()
+    steps = batch_count(len(labels), size)
+    if per_class and 2 * per_class > size:
+        raise InputError(
+            f"params.yaml: methods.{run.method}.encoder.per_class: {per_class} of a class leave "
+            f"no second class in a batch of {size}; use at most {size // 2}, or larger batches"
+        )
+    # the validation images come sorted by class: an order that mixes them, the same in each epoch
+    shuffled = runtime.generator(0, "validation")
+    val_batches = image_batches(len(run.val), EVALUATION_BATCH, shuffled)
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        if per_class:
+            drawn = m_per_class_batches(labels, size, per_class, steps, order)
+        else:
+            drawn = image_batches(len(labels), size, order)
+        for index in drawn:
+            index = index.to(run.device)
+            yield feed.take(index), run.train.labels[index]
+
+    def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
+        taken, of = batch
+        latents = encoder(feed.inputs(taken)).flatten(1).float()
+        return _mean(*of_images(latents, of)).expand(len(of))
+
+    @torch.no_grad()
+    def validate() -> dict[str, Tensor]:
+        latents = _latents(encoder, feed.val)
+        scored = [of_images(latents[batch], run.val.labels[batch]) for batch in val_batches]
+        values, counts = (torch.cat(part) for part in zip(*scored, strict=True))
+        return {"val/loss": _mean(values, counts)}
+
+    return Phase("", encoder, [], settings, steps, batches, loss, validate, "val_loss",
+                 encoder.train)  # fmt: skip
+
+
+def _latents(encoder: nn.Module, inputs: list[Tensor]) -> Tensor:
+    return torch.cat([encoder(batch).flatten(1).float() for batch in inputs])
+
+
+def _mean(values: Tensor, counts: Tensor) -> Tensor:
+    """Mean over the anchors that count; 0 without any, and NaN stays NaN."""
+    return (values * counts).sum() / counts.sum().clamp(min=1)
