@@ -65,13 +65,19 @@ def describe(params: Params) -> str:
         stages = 3 if isinstance(recipe, recipes.Breakdown) else 2
         seconds += shown / speed + stages * STAGE_SECONDS
     copies = 2  # in the workspace and in DVC's cache
-    models = sum(1.7 if run.method in params.compare.breakdowns else 1.0 for run in stale)
+    models = sum(1.0 + 0.7 * _encoders(params.methods[run.method]) for run in stale)
     data = params.data
     disk = copies * (models * model_mb + images * data.channels * data.image_size**2 / 1e6)
     return (
         f"{head}\n{len(stale)} of them are to be trained on {device}: about {passes:,} image "
         f"passes at most, {_duration(seconds)}, {max(1, round(disk)):,} MB of disk"
     )
+
+
+def _encoders(block: dict[str, Any]) -> int:
+    """How many encoders a run keeps beside its model."""
+    recipe = recipes.of(block)
+    return getattr(recipe.encoder, "keep", 1) if isinstance(recipe, recipes.Breakdown) else 0
 
 
 def _counts(params: Params) -> tuple[int, int]:

@@ -28,6 +28,7 @@ def prepare(params: Params) -> None:
     counts = {name: splits.class_counts(images, split, name) for name in ("train", "val", "test")}
     splits.check_shots(list(params.compare.shots), counts["train"])
     _check_pairs(params, counts)
+    _check_positive(params, list(counts["train"]))
 
     for name in ("val", "test"):
         rows, labels = _columns(images[split == name])
@@ -116,6 +117,16 @@ def _say_missing(params: Params, said: dict[str, Any]) -> None:
                 "that pairs.per_image asks for",
                 file=sys.stderr,
             )
+
+
+def _check_positive(params: Params, classes: list[str]) -> None:
+    """Before hours of training, not only when ``evaluate`` needs it."""
+    positive = params.compare.positive
+    if positive is not None and positive not in classes:
+        raise InputError(
+            f"params.yaml: compare.positive: '{positive}' is no class; the classes are "
+            f"{', '.join(classes)}"
+        )
 
 
 def _check_pairs(params: Params, counts: dict[str, dict[str, int]]) -> None:
