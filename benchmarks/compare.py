@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from pipeline import check
 from pipeline.errors import InputError, command
@@ -38,9 +39,13 @@ def place(config: Path, data: Path, folder: Path, changes: list[str]) -> None:
     for change in changes:
         _set(tree, change)
     folder.mkdir(parents=True, exist_ok=True)
+    if (folder / "dvc.yaml").exists():
+        raise InputError(f"{folder}: is a project of its own; name another folder, or a new one")
     links = {"data": data, "pretrained": Path("pretrained")}
     for name, target in links.items():
         link = folder / name
+        if link.exists() and not link.is_symlink():
+            raise InputError(f"{link}: is there already; name another FOLDER, or a new one")
         link.unlink(missing_ok=True)
         link.symlink_to(target.resolve())
     with (folder / "params.yaml").open("w", encoding="utf-8") as file:
@@ -74,10 +79,15 @@ def _set(tree: Any, change: str) -> None:
     key, equals, value = change.partition("=")
     *path, last = key.split(".")
     for name in path:
-        tree = tree.get(name, {})
-    if not equals or last not in tree:
-        raise InputError(f"command line: '{change}' must be KEY=VALUE of a key of the config")
-    tree[last] = YAML(typ="safe").load(value)
+        tree = tree.get(name) if isinstance(tree, dict) else None
+    try:
+        if not equals or not isinstance(tree, dict) or last not in tree:
+            raise ValueError
+        tree[last] = YAML(typ="safe").load(value)
+    except (ValueError, YAMLError):
+        raise InputError(
+            f"command line: '{change}' must be KEY=VALUE of a key of the config"
+        ) from None
 
 
 def main() -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import csv
 import sys
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
@@ -29,6 +30,20 @@ if TYPE_CHECKING:
 
     from pipeline.training.losses import LossBlock
 
+# keys with defaults that dvc.yaml names one by one
+WATCHED = {
+    "data.source": "null",
+    "data.layout": "folders",
+    "data.resize": "crop",
+    "data.channels": "3",
+    "data.splits": "{val: 0.2, test: 0.3, seed: 0}",
+    "data.val_per_class": "null",
+    "data.exact_duplicates": "error",
+    "data.shuffle_labels": "false",
+    "training.augmentation": "{flip: false}",
+    "weights.file": "pretrained",
+}
+
 
 def load(path: Path | str = PARAMS_FILE, files: bool = True) -> Params:
     """Read and check params.yaml, every method of it, without loading torch.
@@ -47,6 +62,7 @@ def load(path: Path | str = PARAMS_FILE, files: bool = True) -> Params:
             problem = "a method's name is small letters, digits and _, and starts with a letter"
             raise source.error(("methods", method), problem)
         recipes.resolve(method, block, source)
+    _check_present(source)
     _check_data(params, source)
     _check_compare(params, source)
     _check_weights(params, source)
@@ -91,6 +107,8 @@ def _check_recipe(recipe: recipes.Recipe, method: str, network: nn.Module, sourc
     at = ("methods", method)
     for place, latents in recipe.cuts():
         _try(source, (*at, *place), split, network, latents)
+    for place, problem in recipe.fit_to(network):
+        raise source.error((*at, *place), problem)
     for place, block in walk(recipe, at):
         for key in ("weight_decays", "lr_factors"):
             named = recipe.layers(block, network)
@@ -116,6 +134,15 @@ def _try_loss(source: Source, at: tuple[str | int, ...], loss: LossBlock) -> Non
         _, keys, problem = str(error).split(": ", 2)
         within = (int(key) if key.isdigit() else key for key in keys.split("."))
         raise source.error(tuple(within), problem) from None
+
+
+def _check_present(source: Source) -> None:
+    """Refuse a file without a key that dvc.yaml names: DVC has no defaults."""
+    for key, default in WATCHED.items():
+        section, name = key.split(".")
+        if name not in source.tree[section]:
+            problem = f"is missing; DVC watches it, so write '{name}: {default}' or what you want"
+            raise source.error((section, name), problem)
 
 
 def _check_data(params: Params, source: Source) -> None:
@@ -202,9 +229,24 @@ def own_data_in_embedded_store() -> bool:
         return False
 
 
+def positive_is_unknown(params: Params) -> str | None:
+    """What is wrong with ``compare.positive``, by the images that were prepared last."""
+    positive, table = params.compare.positive, Path("prepared/images.csv")
+    if positive is None or not table.exists():
+        return None
+    with table.open(newline="", encoding="utf-8") as file:
+        classes = {line["class"]: None for line in csv.DictReader(file)}
+    known = positive in classes
+    return None if known else f"'{positive}' is no class; the classes are {', '.join(classes)}"
+
+
 def main() -> None:
     """Check params.yaml and the models it names."""
-    check_models(load())
+    params = load()
+    check_models(params)
+    if problem := positive_is_unknown(params):
+        problem += ", unless data changed since; the report would fail"
+        print(f"warning: {PARAMS_FILE}: compare.positive: {problem}", file=sys.stderr)
     if own_data_in_embedded_store():
         print(
             "warning: data.dvc: these are not the embedded images, but dvc push would put them "

@@ -2,7 +2,8 @@
 
 Trains a phase of a method for some steps while the learning rate rises from very small to very
 large, draws the loss against it and suggests one. Source: Smith, "Cyclical Learning Rates for
-Training Neural Networks" (WACV 2017), section 3.3. Only training images are used.
+Training Neural Networks" (WACV 2017), section 3.3. The sweep uses training images alone; the phases
+before it are trained as always.
 """
 
 from __future__ import annotations

@@ -197,6 +197,12 @@ class CrossEntropy(Block):
     class_weights: Literal["none", "balanced"] = "none"
     sampler: Literal["shuffled", "balanced"] = "shuffled"
 
+    @model_validator(mode="after")
+    def _balanced_once(self) -> Self:
+        if self.class_weights == self.sampler == "balanced":
+            raise rule("class_weights and sampler balanced would correct twice; choose one")
+        return self
+
 
 class Classifying(CrossEntropy):
     """How a network learns to classify.
@@ -378,8 +384,7 @@ def parse(
         return schema.model_validate(value)
     except ValidationError as invalid:
         first = sorted(invalid.errors(), key=lambda error: error["type"] != "extra_forbidden")[0]
-        keys = at + tuple(key for key in first["loc"] if not _is_branch(key, value))
-        raise source.error(keys, _problem(schema, first)) from None
+        raise source.error(at + _place(first["loc"], value), _problem(schema, first)) from None
 
 
 def nearest(word: str, valid: list[str]) -> str:
@@ -394,11 +399,20 @@ def _nth(values: Any, number: int) -> Any:
     return values[min(number, len(values) - 1)] if isinstance(values, list) else values
 
 
-def _is_branch(key: str | int, value: Any) -> bool:
-    # pydantic adds the tried branch of a union, such as "int" or "literal['all']", to the place
-    return isinstance(key, str) and bool(
-        re.match(r"(int|float|list\[|literal\[|constrained|function-|\[key\])", key)
-    )
+def _place(keys: tuple[str | int, ...], value: Any) -> tuple[str | int, ...]:
+    """The keys that there are in ``value``, and one that is missing at their end.
+
+    pydantic adds the tried branch of a union, such as ``int`` or ``list[str]``, to the place.
+    """
+    found: list[str | int] = []
+    for number, key in enumerate(keys):
+        inside = isinstance(value, dict) and key in value
+        inside = inside or (isinstance(value, list) and key in range(len(value)))
+        if inside:
+            value = value[key]
+        if inside or (number == len(keys) - 1 and isinstance(value, dict) and key != "[key]"):
+            found.append(key)
+    return tuple(found)
 
 
 def _problem(schema: type[Block], error: Any) -> str:

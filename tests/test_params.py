@@ -84,6 +84,10 @@ WRONG = [
     ("source: data/source", "source: null", "from: source  #", "needs data.source"),
     ("val: 0.2\n    test: 0.3", "val: 0.5\n    test: 0.5", "splits:", "less than 1"),
     ("name: contrastive", "name: contrastiv", "name: contrastiv", "did you mean 'contrastive'"),
+    ("  shuffle_labels: false", "  #", "data:", "shuffle_labels: is missing; DVC watches it"),
+    ("    flip: false\n", "    flip: no\n", "flip: no", "valid boolean"),
+    ("recipe: scratch\n", "recipe: scratch\n    class_weights: balanced\n    sampler: balanced\n",
+     "  scratch:", "choose one"),
     ("name: contrastive", "name: cosine", "margin_same", "a key of Cosine"),
     ("      loss:\n", "      per_class: 4\n      loss:\n", "encoder:", "is for losses on images"),
     ("latent: embedding", "latent: [relu, x]\n      keep: 0", "keep: 0", "to 1"),
@@ -107,6 +111,29 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path, old, new, place, said):
     assert "\n" not in message
     assert said in message
     assert f"params.yaml:{line_of(text, place)}: " in message
+
+
+EVERY = (ROOT / "configs/all_methods.yaml").read_text(encoding="utf-8")
+WRONG_IN_BLOCKS = [
+    ("kernel: rbf", "kernel: linear\n      gamma: 1.0", "gamma is for kernel: rbf"),
+    ("kind: linear", "kind: linear\n      k: 3", "features_linear.head.k: unknown key"),
+    (
+        "name: supcon\n        temperature: 0.1",
+        "name: NTXentLoss\n        arguments:\n          temperature: .inf",
+        "arguments: inf must be text, a finite number",
+    ),
+    ("keep: 3", "keep: 61", "keep: 61 is more than the epochs"),
+    ("recipe: layerwise\n", "recipe: layerwise\n    rounds: 1\n", "2 values of lr for 1 rounds"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "said"), WRONG_IN_BLOCKS, ids=lambda value: value[:16])
+def test_what_does_not_go_together_is_named(tmp_path, old, new, said):
+    assert old in EVERY
+    with pytest.raises(InputError) as error:
+        load(tmp_path, EVERY.replace(old, new, 1))
+    assert said in str(error.value) and "\n" not in str(error.value)
+    assert re.search(r"params\.yaml:\d+: methods\.\w+", str(error.value))
 
 
 @pytest.mark.parametrize(
@@ -137,6 +164,7 @@ def test_small_numbers_are_numbers_and_all_is_a_number_of_shots(tmp_path):
     [
         ("latent: embedding", "latent: embeding", "did you mean|embedding"),
         ("latent: embedding", "latent: classifier", "embedding"),
+        ("latent: embedding", "latent: ''", "has no such module"),
         ("architecture: small", "architecture: resnet19", "resnet18"),
     ],
 )

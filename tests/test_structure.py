@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from pipeline import check
+from pipeline.params import Params
+
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "pipeline").rglob("*.py"))
 STAGES = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
@@ -113,6 +116,19 @@ def test_a_stage_depends_on_the_code_it_imports_and_no_other(stage):
 def test_no_stage_but_images_reads_the_raw_folder():
     users = [name for name, stage in STAGES.items() if "data" in stage["deps"]]
     assert users == ["images"]
+
+
+def test_every_optional_key_that_dvc_names_must_be_written():
+    """DVC stops at a parameter that params.yaml lacks, whatever default it has in the schema."""
+    listed = {key for stage in STAGES.values() for key in stage.get("params", []) if "$" not in key}
+    listed |= {"weights.file"}  # named as a dependency
+    optional = set()
+    for key in (key for key in listed if "." in key):
+        section, name = key.split(".")
+        schema = Params.model_fields[section].annotation
+        if not schema.model_fields[name].is_required():
+            optional.add(key)
+    assert optional == set(check.WATCHED)
 
 
 def test_none_but_the_test_stages_reads_the_test_split():

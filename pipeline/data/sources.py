@@ -243,7 +243,19 @@ def _from_folders(tree: _Tree) -> list[Item]:
     for folder in wanted if items else []:
         if folder not in filled:
             raise InputError(f"{tree.place(folder)}: holds no image; put some there or remove it")
-    return items
+    return _spelt_as_in_train(items)
+
+
+def _spelt_as_in_train(items: list[Item]) -> list[Item]:
+    """Classes of other splits that differ from one of train in capitals alone, named as there."""
+    training = {item.class_name for item in items if item.split == "train"}
+    spelt = {name.casefold(): name for name in training}
+    if len(spelt) < len(training):  # capitals tell classes apart
+        return items
+    return [
+        replace(item, class_name=spelt.get(item.class_name.casefold(), item.class_name))
+        for item in items
+    ]
 
 
 def _unwrap(tree: _Tree) -> Parts:

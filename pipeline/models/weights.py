@@ -139,7 +139,7 @@ def fit(
         out, one line each.
 
     Raises:
-        InputError: a key of the network is absent or has another shape.
+        InputError: a key of the network is absent, has another shape, or is not finite.
     """
     wanted = {key: own for key, own in network.state_dict().items() if key not in classifier}
     given = dict(tensors)
@@ -157,6 +157,12 @@ def fit(
         raise InputError(
             f"{origin}: {len(misfits)} of {len(wanted)} tensors do not fit the network "
             f"({_some(misfits, '; ')}); weights of another architecture or image size?"
+        )
+    broken = [key for key in wanted if not given[key].isfinite().all()]
+    if broken:
+        raise InputError(
+            f"{origin}: {len(broken)} tensors hold NaN or infinity ({_some(broken, ', ')}); "
+            "use the weights of a training that did not diverge"
         )
     extra = sorted(given.keys() - wanted.keys() - classifier)
     notes = [f"{origin}: {len(extra)} tensors not used ({_some(extra, ', ')})"] if extra else []

@@ -33,12 +33,16 @@ class Recipe(Block):
     def cuts(self) -> Iterator[tuple[tuple[str | int, ...], list[str]]]:
         """Latents at which the network must come apart, in order, and where each list stands."""
         for place, block in walk(self):
-            latents = getattr(block, "latent", None) or []
+            latents = getattr(block, "latent", [])
             latents = [latents] if isinstance(latents, str) else latents
             if latents:
                 yield (*place, "latent"), latents
-            if frozen := getattr(block, "freeze_to", None):
+            if (frozen := getattr(block, "freeze_to", None)) is not None:
                 yield (*place, "freeze_to"), [frozen, *latents[:1]]
+
+    def fit_to(self, network: nn.Module) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """What else does not fit a network: the places of keys, and what is wrong with each."""
+        yield from ()
 
     def layers(self, block: Block, network: nn.Module) -> nn.Module:
         """The module whose layers a block's ``weight_decays`` and ``lr_factors`` name."""

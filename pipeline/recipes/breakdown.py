@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.params import Classification, Count, Optimization, Rounds, rule
+from pipeline.params import Block, Classification, Count, Optimization, Rounds, rule
 from pipeline.recipes import base
 from pipeline.training.losses import Contrastive, Loss
 
@@ -100,6 +100,14 @@ class Breakdown(base.Breakdown):
         yield from (found for found in super().cuts() if found[0][0] != "head")
         if self.head.freeze_to:
             yield ("head", "freeze_to"), [self.encoder.latents[-1], self.head.freeze_to]
+
+    def layers(self, block: Block, network: nn.Module) -> nn.Module:
+        """The encoder's block names layers of the encoder, the head's those after it."""
+        from pipeline.models.cut import cut
+
+        if block is not self.encoder and block is not self.head:
+            return network
+        return cut(network, self.encoder.latents[-1])[block is self.head]
 
     def encoder_module(self, run: Run) -> nn.Module:
         """The part before the last latent."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.errors import InputError
-from pipeline.params import Block, Classification, Count, Fraction, Positive
+from pipeline.params import Block, Classification, Count, Fraction, Positive, rule
 from pipeline.recipes.base import Baseline
 
 if TYPE_CHECKING:
@@ -36,6 +36,12 @@ class SVM(Block):
     c: Positive | None = None
     gamma: Positive | None = None
     balanced: bool = False
+
+    @model_validator(mode="after")
+    def _gamma_is_of_rbf(self) -> Self:
+        if self.gamma is not None and self.kernel != "rbf":
+            raise rule("gamma is for kernel: rbf; a linear kernel has none")
+        return self
 
 
 class Neighbours(Block):

@@ -22,9 +22,9 @@ class Finetune(Baseline, Classification):
     (Yosinski et al., "How transferable are features in deep neural networks?", NIPS 2014). Each
     block below the last learns at ``lr_decay`` times the rate of the one above it (Howard and
     Ruder, "Universal Language Model Fine-tuning", ACL 2018, discriminative fine-tuning);
-    ``lr_factors`` gives layers, by name, a factor in place of both, 0 for none at all. Everything
-    up to ``freeze_to`` stays fixed. ``freeze_batch_norm`` keeps the statistics, scales and shifts
-    of batch normalisation as they started.
+    ``lr_factors`` gives layers, by name, a factor in place of both; 0 leaves their weights, though
+    not batch norm's statistics. Everything up to ``freeze_to`` stays fixed. ``freeze_batch_norm``
+    keeps the statistics, scales and shifts of batch normalisation as they started.
     """
 
     recipe: Literal["finetune"]

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
-from pipeline.params import Classification, Classifying, Count, Rounds
+from pydantic import model_validator
+
+from pipeline.errors import InputError
+from pipeline.params import Classification, Classifying, Count, Rounds, rule
 from pipeline.recipes.base import Baseline
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from pipeline.training.phase import Phase
     from pipeline.training.run import Run
 
@@ -26,6 +31,26 @@ class Layerwise(Baseline, Rounds, Classifying):
     recipe: Literal["layerwise"]
     rounds: Count | None = None
 
+    @model_validator(mode="after")
+    def _a_value_a_round(self) -> Self:
+        for key in ("epochs", "lr"):
+            value = getattr(self, key)
+            if self.rounds and isinstance(value, list) and len(value) > self.rounds:
+                raise rule(f"has {len(value)} values of {key} for {self.rounds} rounds")
+        return self
+
+    def fit_to(self, network: nn.Module) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """More rounds than the network has blocks, or values of a key than rounds."""
+        from pipeline.models.cut import block_ends
+
+        blocks = len(block_ends(network)) + 1
+        if self.rounds and self.rounds > blocks:
+            yield ("rounds",), f"{self.rounds} are more than the network's {blocks} blocks"
+        for key in ("epochs", "lr"):
+            value = getattr(self, key)
+            if isinstance(value, list) and len(value) > blocks:
+                yield (key,), f"has {len(value)} values for {blocks} rounds, one a block"
+
     def epochs_in_all(self) -> int:
         """All rounds, as far as their number is known."""
         rounds = range(self.rounds or BLOCKS_GUESSED)
@@ -35,8 +60,10 @@ class Layerwise(Baseline, Rounds, Classifying):
         """A phase a round: ``round_1``, ``round_2``, …"""
         from pipeline.models.cut import block_ends
 
+        for (key,), problem in self.fit_to(run.network):
+            raise InputError(f"params.yaml: methods.{run.method}.{key}: {problem}")
         blocks = len(block_ends(run.network)) + 1
-        for number in range(min(self.rounds or blocks, blocks)):
+        for number in range(self.rounds or blocks):
             frozen, module = run.last_blocks(number + 1)
             settings = self.at(number, Classification)
             yield run.classification(f"round_{number + 1}", module, settings, frozen=frozen)

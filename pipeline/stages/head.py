@@ -24,7 +24,7 @@ def head(params: Params, run: RunId) -> None:
     assert isinstance(recipe, recipes.Breakdown)
     made, _ = workspace.load_run(params, run, recipe, pairs=False)
     first = read_json(run.folder / "encoder" / "record.json")
-    trials = _heads(params, run, recipe, made)
+    trials = _heads(params, run, recipe, made, len(first["phases"]))
     sound = [trial for trial in trials if trial[0][-1].status == "finished"]
     best = max(sound or trials, key=lambda trial: trial[0][-1].value)  # of equals the first
     weights.put(made.network, best[1])
@@ -41,7 +41,7 @@ def head(params: Params, run: RunId) -> None:
 
 
 def _heads(
-    params: Params, run: RunId, recipe: recipes.Breakdown, made: Run
+    params: Params, run: RunId, recipe: recipes.Breakdown, made: Run, phases: int
 ) -> list[tuple[list[Result], State]]:
     """For each kept encoder, best first, the phases after it and the network they left."""
     encoder = recipe.encoder_module(made)
@@ -52,6 +52,7 @@ def _heads(
     for number, tensors in enumerate(kept, start=1):
         weights.put(made.network, start)
         weights.put(encoder, tensors)
+        made.phases = phases  # each goes on where the encoder's ended
         results = workspace.train(
             recipe.head_phases(made), made.device, params.runtime.precision, follow(params, run)
         )

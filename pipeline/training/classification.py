@@ -39,11 +39,11 @@ def classification(
 ) -> Phase:
     """See ``Run.classification``."""
     mixing = settings.mixup > 0 or settings.cutmix > 0
+    run.begin_phase()
     module.requires_grad_(True)
     feed = Feed(run, frozen, changing=mixing)
-    generator = runtime.generator(run.seed, "mix")
+    generator = run.generator("mix")
     criterion = _criterion(run, settings)
-    run.seed_dropout()
 
     def batches() -> Iterator[tuple[Tensor, ...]]:
         for index in drawn():
@@ -94,10 +94,10 @@ def joint(
     lr_factor: Factor,
 ) -> Phase:
     """See ``Run.joint``."""
+    run.begin_phase()
     run.network.requires_grad_(True)
     feed = Feed(run, None)
     criterion = _criterion(run, settings)
-    run.seed_dropout()
     drawn, steps = _index_batches(run, settings)
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:

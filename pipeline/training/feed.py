@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from pipeline.data.augmentation import augment
 from pipeline.models import architectures
-from pipeline.training import runtime
 
 if TYPE_CHECKING:
     from pipeline.training.run import Run
@@ -28,7 +27,7 @@ class Feed:
     def __init__(self, run: Run, frozen: nn.Module | None, changing: bool = False):
         """``changing`` says that the phase alters images, so that no latent can be kept."""
         self._run, self._frozen = run, frozen
-        self._generator = runtime.generator(run.seed, "augmentation")
+        self._generator = run.generator("augmentation")
         self._latents: Tensor | None = None
         if frozen is not None:
             frozen.requires_grad_(False).eval()

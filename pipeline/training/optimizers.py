@@ -25,8 +25,9 @@ def make_optimizer(groups: list[dict[str, Any]], settings: Optimization) -> torc
     (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019).
     """
     if settings.optimizer == "sgd":
-        nesterov = settings.nesterov and settings.momentum > 0
-        return torch.optim.SGD(groups, settings.lr, momentum=settings.momentum, nesterov=nesterov)
+        return torch.optim.SGD(
+            groups, settings.lr, momentum=settings.momentum, nesterov=settings.nesterov
+        )
     kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
     return kind(groups, settings.lr)
 

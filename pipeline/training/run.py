@@ -19,7 +19,7 @@ from pipeline.training.losses import LossBlock
 from pipeline.training.phase import Phase, Solve
 
 EVALUATION_BATCH = 256
-Factor = Callable[[str], float]
+Factor = classification.Factor
 Fit = Callable[[Tensor, Tensor, int], tuple[nn.Module, dict[str, float]]]
 
 
@@ -42,6 +42,7 @@ class Run:
         pairs, val_pairs: positions in ``train`` and ``val``; only breakdowns have them.
         training: what all methods share.
         seed: draws order, augmentation and dropout, each from a stream of its own.
+        phases: how many phases were begun, so that each augments anew.
     """
 
     network: nn.Module
@@ -56,6 +57,7 @@ class Run:
     method: str = ""
     pairs: PairList | None = None
     val_pairs: PairList | None = None
+    phases: int = 0
 
     def part(self, after: str | None = None, upto: str | None = None) -> nn.Module:
         """The part of the network between two latents, sharing its parameters.
@@ -95,7 +97,8 @@ class Run:
 
         With ``frozen``, ``module`` is what follows that fixed part, which stays in evaluation
         mode; without augmentation its latents are computed once. The batch order is the same for
-        every phase of a seed. Validation takes plain cross-entropy, whatever ``settings`` say.
+        every phase of a seed, the augmentation is not. Validation takes plain cross-entropy,
+        whatever ``settings`` say.
 
         Args:
             name: of the phase.
@@ -183,6 +186,14 @@ class Run:
         size = settings.batch_size or self.training.batch_size
         return auto_batch_size(len(self.train)) if size == "auto" else size
 
-    def seed_dropout(self) -> None:
-        """Seed torch's own generator, the only one that dropout can draw from."""
-        torch.manual_seed(runtime.stream_seed(self.seed, "dropout"))
+    def begin_phase(self) -> None:
+        """Count a phase and seed torch's own generator, the only one that dropout can draw from."""
+        self.phases += 1
+        torch.manual_seed(runtime.stream_seed(self.seed, self._of_phase("dropout")))
+
+    def generator(self, stream: str) -> torch.Generator:
+        """The generator of one stream in the phase that was begun last."""
+        return runtime.generator(self.seed, self._of_phase(stream))
+
+    def _of_phase(self, stream: str) -> str:
+        return stream if self.phases == 1 else f"{stream} {self.phases}"

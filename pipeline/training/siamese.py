@@ -38,10 +38,10 @@ def siamese(
     key: str,
 ) -> Phase:
     """See ``Run.siamese``."""
+    run.begin_phase()
     encoder.requires_grad_(True)
     feed = Feed(run, frozen)
     objective = make(run, loss, dimension(encoder, feed.val[0]), key)
-    run.seed_dropout()
     of_kind = _on_pairs if objective.of_pairs else _on_images
     phase = of_kind(run, encoder, settings, feed, objective, per_class)
     groups = parameter_groups(encoder, settings)

@@ -49,6 +49,9 @@ def test_it_runs_a_config_from_images_to_report(tmp_path):
         (("nowhere.yaml", ".", "x"), "nowhere.yaml: there is no such file"),
         (("configs/digits.yaml", ".", "x", "compare.sedes=[1]"), "'compare.sedes=[1]' must be"),
         (("configs/digits.yaml", ".", "x", "compare.seeds"), "'compare.seeds' must be"),
+        (("configs/digits.yaml", ".", "x", "compare.seeds.0=1"), "'compare.seeds.0=1' must be"),
+        (("configs/digits.yaml", ".", "x", "compare.seeds=[1"), "'compare.seeds=[1' must be"),
+        (("configs/digits.yaml", ".", "."), "is a project of its own"),
     ],
 )
 def test_what_is_wrong_is_one_line(words, said):

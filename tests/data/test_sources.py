@@ -85,6 +85,18 @@ class TestFolders:
         assert {image.split("/")[0]: split for image, _, split in items} == expected
         assert {name for _, name, _ in items} == {"a", "b"}
 
+    def test_capitals_of_a_class_may_differ_between_splits(self, put):
+        items = found(put("Train/Cats/1.jpg", "Train/Cats/2.jpg", "Train/dogs/1.jpg",
+                          "Train/dogs/2.jpg", "TEST/cats/3.jpg", "TEST/Dogs/3.jpg"))  # fmt: skip
+        assert {(name, split) for _, name, split in items} == {
+            ("Cats", "train"), ("dogs", "train"), ("Cats", "test"), ("dogs", "test"),
+        }  # fmt: skip
+
+    def test_capitals_that_tell_classes_apart_are_kept(self, put):
+        said = refused(put(*(f"train/{name}/{n}.jpg" for name in ("a", "A") for n in range(2)),
+                           "test/a/1.jpg", "test/b/1.jpg"))  # fmt: skip
+        assert "class 'b' of test" in said
+
     def test_a_train_part_alone_leaves_the_splits_to_be_drawn(self, put):
         items = found(put(*(path for path in SPLIT if path.startswith("train"))))
         assert {(name, split) for _, name, split in items} == {("cat", ""), ("dog", "")}

@@ -278,3 +278,16 @@ def test_real_imagenet_weights_fit_their_network_and_no_other():
     other = architectures.build("squeezenet1_0", 2, 3, 128, dropout=None, generator_seed=0)
     with pytest.raises(InputError, match="another architecture"):
         weights.fit(weights.from_file(path), other, keys, str(path))
+
+
+def test_weights_that_are_not_finite_are_refused_by_name():
+    network = architectures.build("small", 3, 1, 8, None, 0)
+    classifier = architectures.classifier_keys("small", 1, 8)
+    for bad in (float("nan"), float("inf")):
+        tensors = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+        tensors["embedding.bias"][3] = bad
+        with pytest.raises(InputError, match=r"mine: 1 tensors hold NaN .*embedding\.bias"):
+            weights.fit(tensors, network, classifier, "mine")
+    tensors["embedding.bias"][3] = 0.0
+    tensors["classifier.bias"][0] = float("nan")  # not taken
+    weights.fit(tensors, network, classifier, "mine")

@@ -5,7 +5,9 @@ import torch
 from torch.nn import functional
 
 from pipeline import recipes
+from pipeline.errors import InputError
 from pipeline.models import weights
+from pipeline.params import Augmentation
 from pipeline.training.loop import fit, snapshot
 from tests.digits import make_run
 from tests.recipes.test_contract import METHODS, phases_of, quick
@@ -63,7 +65,7 @@ def test_layerwise_trains_the_last_blocks_one_more_each_round():
         assert moved == names_of(run, ALL[-number:])
 
 
-@pytest.mark.parametrize(("rounds", "done"), [(1, 1), (2, 2), (4, 4), (9, 4)])
+@pytest.mark.parametrize(("rounds", "done"), [(1, 1), (2, 2), (4, 4), (None, 4)])
 def test_layerwise_makes_as_many_rounds_as_asked_for_or_there_are(rounds, done):
     run = make_run()
     recipe = made("layerwise", epochs=1, lr=0.1, rounds=rounds)
@@ -71,6 +73,32 @@ def test_layerwise_makes_as_many_rounds_as_asked_for_or_there_are(rounds, done):
     seen = by_phase(run, recipe.phases(run))
     assert [name for name, *_ in seen] == [f"round_{n + 1}" for n in range(done)]
     assert changed(run, before) == names_of(run, ALL[-done:])
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (
+            {"rounds": 5, "lr": 0.1},
+            r"methods\.mine\.rounds: 5 are more than the network's 4 blocks",
+        ),
+        ({"lr": [0.1] * 5}, r"methods\.mine\.lr: has 5 values for 4 rounds"),
+    ],
+)
+def test_layerwise_refuses_rounds_that_there_cannot_be(asked, said):
+    run = make_run()
+    run.method = "mine"
+    recipe = made("layerwise", epochs=1, **asked)
+    with pytest.raises(InputError, match=said):
+        next(recipe.phases(run))
+
+
+def test_phases_of_a_run_augment_anew_in_the_same_order():
+    run = make_run(augmentation=Augmentation(shift=0.3))
+    recipe = made("layerwise", epochs=1, lr=0.1, rounds=2)
+    first, second = (list(phase.batches()) for phase in recipe.phases(run))
+    assert [b[1].tolist() for b in first] == [b[1].tolist() for b in second]
+    assert not any(torch.equal(a[0], b[0]) for a, b in zip(first, second, strict=True))
 
 
 def test_layerwise_hands_every_setting_to_its_rounds():

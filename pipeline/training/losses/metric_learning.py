@@ -5,15 +5,16 @@ from __future__ import annotations
 import copy
 import importlib
 import inspect
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from pipeline.errors import InputError
-from pipeline.params import nearest
+from pipeline.params import nearest, rule
 from pipeline.training.losses.base import LossBlock, Named, Objective, Setting
 
 if TYPE_CHECKING:
@@ -50,11 +51,25 @@ NO_DIRECTION = 1e-6  # size of what stands in for the numbers of a latent of zer
 ClassName = Annotated[str, Field(pattern=r"^[A-Z][A-Za-z0-9]*$")]
 
 
+def _plain(value: Any) -> Any:
+    """Refuse what no record could hold: NaN, infinity, dates."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+    for part in inner:
+        _plain(part)
+    plain = isinstance(value, dict | list | str | int | None)
+    if not plain and not (isinstance(value, float) and math.isfinite(value)):
+        raise rule(f"arguments: {value} must be text, a finite number, true, false or null")
+    return value
+
+
+Arguments = Annotated[dict[str, Any], AfterValidator(_plain)]
+
+
 class Miner(Named):
     """A miner of pytorch-metric-learning, which picks the pairs or triplets of a batch."""
 
     name: ClassName
-    arguments: dict[str, Any] = Field(default_factory=dict)
+    arguments: Arguments = Field(default_factory=dict)
 
 
 class MetricLearning(LossBlock):
@@ -69,7 +84,7 @@ class MetricLearning(LossBlock):
 
     on: ClassVar[Literal["pairs", "images"]] = "images"
     name: ClassName
-    arguments: dict[str, Any] = Field(default_factory=dict)
+    arguments: Arguments = Field(default_factory=dict)
     miner: Miner | None = None
 
     def check(self, key: str) -> None:
