@@ -167,7 +167,7 @@ def test_a_frozen_part_is_run_on_the_mixture():
 def test_validation_is_plain_cross_entropy_whatever_is_trained():
     asked = {"label_smoothing": 0.2, "class_weights": "balanced", "mixup": 1.0, "cutmix": 1.0}
     run = unbalanced([2, 4, 6], augmentation=Augmentation(rotation=90, erasing=1.0))
-    phase = whole(run, **asked, sampler="balanced")
+    phase = whole(run, **asked)
     run.network.eval()
     with torch.no_grad():
         logits = run.network(next(run.encode(None, run.val)))
