@@ -93,7 +93,7 @@ def test_make_targets_commands_and_files_exist():
     for target in re.findall(r"make (\w+)", README):
         if target not in {"and", "a"}:
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
-    for module in re.findall(r"python -m (pipeline[\w.]*)", README):
+    for module in re.findall(r"python -m ((?:pipeline|benchmarks|scripts)[\w.]*)", README):
         assert (ROOT / (module.replace(".", "/") + ".py")).exists(), module
     headings = {
         "#" + re.sub(r"[^\w-]", "", heading.lower().replace(" ", "-"))

@@ -7,6 +7,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from benchmarks import dogs_cats
+from benchmarks.compare import place
+from pipeline import check
 from tests.digits import write_digits
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +43,17 @@ def test_it_runs_a_config_from_images_to_report(tmp_path):
     results = pd.read_csv(tmp_path / "work/reports/results.csv")
     assert set(results["method"]) == {"breakdown", "finetune"}
     assert "finetune" in done.stdout
+
+
+@pytest.mark.parametrize("name", dogs_cats.COMPARISONS)
+def test_dogs_and_cats_asks_for_what_there_is(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    changes = dogs_cats.COMPARISONS[name]
+    place(Path(dogs_cats.CONFIG), tmp_path, tmp_path / "work", changes)
+    params = check.load(files=False)
+    check.check_models(params)
+    assert params.model.architecture == name
+    assert ("breakdown" in params.compare.methods) == (name != "alexnet")
 
 
 @pytest.mark.parametrize(
