@@ -10,10 +10,10 @@ import pickle
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 import safetensors
@@ -343,12 +343,40 @@ _STAND_INS: dict[str, type | str] = {
 }
 
 
-class _PlainUnpickler(pickle.Unpickler):
+def _keyed(opcode: bytes, keys: slice) -> Callable[[Any], None]:
+    """What the unpickler does at an opcode that fills a dict, once its keys are found plain."""
+    carry_out = pickle._Unpickler.dispatch[opcode[0]]
+
+    def guarded(self: Any) -> None:
+        for key in self.stack[keys]:
+            if not isinstance(key, str | int | float | bytes | None):
+                raise _NotPlain("a dict with keys that are no text or numbers")
+        carry_out(self)
+
+    return guarded
+
+
+def _no_set(self: Any) -> None:
+    raise _NotPlain("a set")
+
+
+class _PlainUnpickler(pickle._Unpickler):
     """Reads a pickle of plain values and arrays; no function or class that it names is called.
 
     The few names of an array's pickle get classes from here instead, and all others are refused:
-    calling what a pickle names is the only way in which one can execute anything.
+    calling what a pickle names is the only way in which one can execute anything. The unpickler
+    in C would hash nested tuples, which can crash or take for ever, and take memory for whatever
+    index a file gives a part; this one has few steps to make, as arrays are one each.
     """
+
+    dispatch: ClassVar[dict[int, Any]] = {
+        **pickle._Unpickler.dispatch,
+        pickle.SETITEM[0]: _keyed(pickle.SETITEM, slice(-2, None, 2)),
+        pickle.SETITEMS[0]: _keyed(pickle.SETITEMS, slice(None, None, 2)),  # since the mark
+        pickle.DICT[0]: _keyed(pickle.DICT, slice(None, None, 2)),
+        pickle.EMPTY_SET[0]: _no_set,
+        pickle.FROZENSET[0]: _no_set,
+    }
 
     def __init__(self, file: BinaryIO):
         super().__init__(file, encoding="latin1")

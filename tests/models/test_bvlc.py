@@ -594,3 +594,26 @@ def test_one_grey_channel_serves_as_all_three():
 def test_the_network_is_built_for_the_size_it_is_given():
     assert BVLCAlexNet(67, 2).classifier[0].in_features == 256
     assert meta_network(image_size=224).classifier[0].in_features == 25 * 256
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"}" + b")" + b"\x85" * 1_000_000 + b"K\x01s.", "keys that are no text or numbers"),
+        (b"}" + b")" + b"2\x86" * 60 + b"K\x01s.", "keys that are no text or numbers"),
+        (b"}(" + b")" + b"2\x86" * 60 + b"K\x01u.", "keys that are no text or numbers"),
+        (b"(" + b")" + b"2\x86" * 60 + b"K\x01d.", "keys that are no text or numbers"),
+        (b"\x8f.", "a set"),
+        (b"}r" + (2**26).to_bytes(4, "little") + b".", "holds no dict of layers"),
+    ],
+    ids=["deep", "exponential", "of several", "of a mark", "set", "huge index"],
+)
+def test_a_file_that_would_crash_or_stall_an_unpickler_is_refused(tmp_path, body, said):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "|O", "fortran_order": False, "shape": ()}
+    )
+    path = tmp_path / "w.npy"
+    path.write_bytes(header.getvalue() + b"\x80\x04" + body)
+    with pytest.raises(InputError, match=said):
+        weights.from_file(path)
