@@ -28,6 +28,7 @@ from pipeline.training.phase import Phase, Solve
 from pipeline.training.run import Run
 
 FOLDER = Path("lr_finder")
+WINDOW = 0.5  # decades either side over which a slope is taken
 SMOOTHING = 0.9  # of the exponential moving average of losses
 BLOWN_UP = 3.0  # rise above the smallest smoothed loss, in units of it, that ends the sweep
 FEWEST_STEPS = 3
@@ -84,13 +85,21 @@ def sweep(
 
 
 def suggest(rates: np.ndarray, losses: np.ndarray) -> float:
-    """The rate at which the loss falls most steeply against the rate's logarithm.
+    """The rate around which the loss falls most steeply against the rate's logarithm.
 
-    Only rates before the smallest loss are considered. Both (S,).
+    Steepness is the slope of a straight line through all losses within half a factor of ten
+    either way, so that no noise of single batches decides. Only rates up to the smallest loss are
+    considered. Both (S,), S >= 3.
     """
-    end = max(2, int(np.argmin(losses)) + 1)
-    slopes = np.gradient(losses[:end], np.log(rates[:end]))
-    return float(rates[int(np.argmin(slopes))])
+    end = max(3, int(np.argmin(losses)) + 1)
+    decades = np.log10(rates[:end])
+    reach = int(WINDOW / (decades[1] - decades[0]))
+    reach = max(1, min(reach, (end - 1) // 2))
+    slopes = [
+        np.polyfit(decades[first:last], losses[first:last], 1)[0]
+        for first, last in ((n, n + 2 * reach + 1) for n in range(end - 2 * reach))
+    ]
+    return float(rates[int(np.argmin(slopes)) + reach])
 
 
 def find_phase(params: Params, run: RunId, name: str | None) -> tuple[Phase, torch.device]:

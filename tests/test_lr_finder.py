@@ -51,6 +51,15 @@ def test_the_steepest_fall_before_the_smallest_loss_is_suggested():
     assert suggest(rates, losses) == 1e-3
 
 
+def test_the_noise_of_single_batches_decides_nothing():
+    rates = np.geomspace(1e-7, 10, 100)
+    falling = 2.3 - 0.9 * np.clip(np.log10(rates) + 3.5, 0, 2.5)  # from 3e-4 to 0.1
+    blown = np.where(rates > 0.1, 5.0, falling)
+    noise = np.random.default_rng(0).normal(0, 0.1, 100)
+    noise[1] -= 0.5  # a steep fall from the first to the second
+    assert 5e-4 < suggest(rates, blown + noise) < 0.1
+
+
 def test_what_falls_after_the_smallest_loss_is_not_considered():
     rates = 10.0 ** np.arange(-5, 1)
     losses = np.array([1.0, 0.8, 0.3, 0.25, 8.0, 0.45])  # the steepest fall is the last
