@@ -244,6 +244,13 @@ def main() -> None:
     """Check params.yaml and the models it names."""
     params = load()
     check_models(params)
+    target = params.data.target
+    if Path("data").exists() and not Path(target).exists():
+        print(
+            f"warning: {PARAMS_FILE}: data.target: {target} is not there; put your images there "
+            "or name the folder or .zip that holds them",
+            file=sys.stderr,
+        )
     if problem := positive_is_unknown(params):
         problem += ", unless data changed since; the report would fail"
         print(f"warning: {PARAMS_FILE}: compare.positive: {problem}", file=sys.stderr)

@@ -16,7 +16,7 @@ def with_short_lists(text):
     """The file with its block lists and the splits on one line each, to be replaced as such."""
     for name in ("breakdowns", "baselines", "shots", "seeds"):
         text = re.sub(
-            rf"(  {name}:)[^\n]*\n((?:    - .*\n)+)",
+            rf"(  {name}:)[^\n]*\n((?:  - .*\n)+)",
             lambda m: f"{m[1]} [{', '.join(re.findall('- (.*)', m[2]))}]\n",
             text,
         )

@@ -72,7 +72,10 @@ class Named(Block):
         for key in value if isinstance(value, dict) else ():
             if key not in cls.model_fields:
                 valid = list(cls.model_fields)
-                wrong(cls, key, f"must be a key of {cls.__name__} ({nearest(str(key), valid)})")
+                problem = f"must be a key of {cls.__name__} ({nearest(str(key), valid)})"
+                if "arguments" in valid and "name" in value:
+                    problem = f"must stand under arguments if it is one of {value['name']}'s"
+                wrong(cls, key, problem)
         return value
 
 
