@@ -18,20 +18,7 @@ from pipeline.evaluation.metrics import HEADLINE
 from pipeline.params import Compare
 from pipeline.records import RunId
 
-HIGHER_IS_BETTER = {
-    "test/accuracy": True,
-    "test/macro_f1": True,
-    "test/nll": False,
-    "test/ece": False,
-    "val/accuracy": True,
-    "val/loss": False,
-    "train/loss": False,
-    "best/val_accuracy": True,
-    "cost/images_seen": False,
-    "cost/train_seconds": False,
-    "cost/peak_memory_mb": False,
-    "diverged": False,
-}
+LOWER_IS_BETTER = {"test/nll", "test/ece"}  # all other metrics of the test split are shares
 LEVEL = 0.95
 ALPHA = 0.05
 
@@ -141,13 +128,15 @@ def verdict(
     return "better" if (comparison.difference > 0) == higher_is_better else "worse"
 
 
-def estimates(values: Values, compare: Compare) -> dict[str, dict[str, dict[str, Estimate]]]:
-    """``{method: {shots: {metric: Estimate}}}`` of the headline metrics, in compare order."""
+def estimates(
+    values: Values, compare: Compare, metrics: Sequence[str] = HEADLINE
+) -> dict[str, dict[str, dict[str, Estimate]]]:
+    """``{method: {shots: {metric: Estimate}}}`` of ``metrics``, in compare order."""
     return {
         method: {
             str(shots): {
                 metric: mean_interval(_over_seeds(values, compare, method, shots, metric))
-                for metric in HEADLINE
+                for metric in metrics
             }
             for shots in compare.shots
         }
@@ -155,8 +144,10 @@ def estimates(values: Values, compare: Compare) -> dict[str, dict[str, dict[str,
     }
 
 
-def contrasts(values: Values, compare: Compare) -> list[Contrast]:
-    """Every other method against ``compare.reference``, in compare order.
+def contrasts(
+    values: Values, compare: Compare, metrics: Sequence[str] = HEADLINE
+) -> list[Contrast]:
+    """Every other method against ``compare.reference``, in compare order, in each of ``metrics``.
 
     p-values are adjusted over the methods, within each number of shots and each metric.
     """
@@ -164,21 +155,21 @@ def contrasts(values: Values, compare: Compare) -> list[Contrast]:
     found = {
         (row.method, row.shots, row.metric): row
         for shots in compare.shots
-        for metric in HEADLINE
+        for metric in metrics
         for row in _family(values, compare, others, shots, metric)
     }
     return [
         found[method, shots, metric]
         for method in others
         for shots in compare.shots
-        for metric in HEADLINE
+        for metric in metrics
     ]
 
 
 def _family(
     values: Values, compare: Compare, others: list[str], shots: int | str, metric: str
 ) -> list[Contrast]:
-    higher = HIGHER_IS_BETTER[metric]
+    higher = metric not in LOWER_IS_BETTER
     reference = _over_seeds(values, compare, compare.reference, shots, metric)
     comparisons = [
         paired(_over_seeds(values, compare, method, shots, metric), reference, higher)

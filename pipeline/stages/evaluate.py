@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
-from itertools import product
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pipeline.evaluation.collect import COST_FIELDS, Run, collect
-from pipeline.evaluation.metrics import HEADLINE
-from pipeline.evaluation.statistics import Contrast, Estimate, contrasts, estimates
-from pipeline.params import Compare, Params
-from pipeline.records import RunId, write_atomically, write_json, write_table
+from pipeline.evaluation.statistics import Contrast, contrasts, estimates
+from pipeline.params import Params
+from pipeline.records import write_atomically, write_json, write_table
 from pipeline.report import figures, page
 from pipeline.report.summary import REPORTS, summary_table
 from pipeline.stages import common
 
 ACCURACY = "test/accuracy"
 COMPARISON = ("difference", "low", "high", "p_value")
-
-Estimates = dict[str, dict[str, dict[str, Estimate]]]
 
 
 def evaluate(params: Params) -> None:
@@ -34,7 +30,8 @@ def evaluate(params: Params) -> None:
     compare = params.compare
     evidence = collect(compare)
     values = {run.id: run.values for run in evidence.runs}
-    means, rows = summarise(values, compare, [*evidence.headline, *evidence.recalls.values()])
+    metrics = [*evidence.headline, *evidence.recalls.values()]
+    means, rows = estimates(values, compare, metrics), contrasts(values, compare, metrics)
     panels = figures.draw(evidence.runs, compare, means)
 
     write_table(
@@ -70,30 +67,6 @@ def evaluate(params: Params) -> None:
     _replace_folder(REPORTS / "figures", {f"{panel.name}.svg": panel.svg for panel in panels})
     write_atomically(REPORTS / "index.html", page.render(params, evidence, means, rows, panels))
     print(summary_table(REPORTS))
-
-
-def summarise(
-    values: Mapping[RunId, Mapping[str, float]], compare: Compare, metrics: Sequence[str]
-) -> tuple[Estimates, list[Contrast]]:
-    """Means and comparisons of ``metrics``, in compare order, then in the order of the metrics.
-
-    Those beyond the headline are shares of which more is better, as accuracy is, and are taken
-    in its place.
-    """
-    means, rows = estimates(values, compare), contrasts(values, compare)
-    for metric in metrics:
-        if metric in HEADLINE:
-            continue
-        taken = {run: {**own, ACCURACY: own[metric]} for run, own in values.items()}
-        for method, by_shots in estimates(taken, compare).items():
-            for budget, found in by_shots.items():
-                means[method][budget][metric] = found[ACCURACY]
-        compared = (row for row in contrasts(taken, compare) if row.metric == ACCURACY)
-        rows += [replace(row, metric=metric) for row in compared]
-    places = product(compare.methods, compare.shots)
-    order = {(method, str(shots)): place for place, (method, shots) in enumerate(places)}
-    rows.sort(key=lambda row: order[row.method, str(row.shots)])  # stable: metrics keep their order
-    return means, rows
 
 
 def _results(runs: Sequence[Run]) -> Iterator[tuple[Any, ...]]:

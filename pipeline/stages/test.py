@@ -12,7 +12,7 @@ from pipeline.params import Params
 from pipeline.records import RunId, read_json, write_table
 from pipeline.stages import common
 from pipeline.training import runtime
-from pipeline.training.run import EVALUATION_BATCH
+from pipeline.training.phase import EVALUATION_BATCH
 
 TEST_LIST = "prepared/splits/test.csv"
 

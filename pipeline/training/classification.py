@@ -91,7 +91,6 @@ def joint(
     settings: Supervised,
     objective: Objective,
     weight: float,
-    lr_factor: Factor,
 ) -> Phase:
     """See ``Run.joint``."""
     run.begin_phase()
@@ -110,7 +109,7 @@ def joint(
         paired = siamese.within_batch(objective, latents.flatten(1).float(), labels)
         return criterion(head(latents), labels) + weight * paired
 
-    groups = parameter_groups(run.network, settings, lr_factor)
+    groups = parameter_groups(run.network, settings)
     return Phase(
         name=name,
         module=run.network,

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from pipeline.params import Optimization
 
+EVALUATION_BATCH = 256
+
 
 @dataclass(frozen=True)
 class Phase:

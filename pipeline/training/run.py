@@ -16,9 +16,8 @@ from pipeline.models.heads import Assembled
 from pipeline.params import Classification, Optimization, Optimizer, Supervised, Training
 from pipeline.training import classification, runtime, siamese
 from pipeline.training.losses import LossBlock
-from pipeline.training.phase import Phase, Solve
+from pipeline.training.phase import EVALUATION_BATCH, Phase, Solve
 
-EVALUATION_BATCH = 256
 Factor = classification.Factor
 Fit = Callable[[Tensor, Tensor, int], tuple[nn.Module, dict[str, float]]]
 
@@ -159,9 +158,7 @@ class Run:
         encoder, head = self.part(upto=latent), self.part(after=latent)
         inputs = next(self.encode(None, self.val))
         objective = siamese.make(self, loss, siamese.dimension(encoder, inputs), "loss")
-        return classification.joint(
-            self, name, encoder, head, settings, objective, weight, unchanged
-        )
+        return classification.joint(self, name, encoder, head, settings, objective, weight)
 
     def solve(self, name: str, network: Assembled, fit: Fit) -> Solve:
         """A phase in which ``fit`` makes the head of ``network`` on its fixed encoder.

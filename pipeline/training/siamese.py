@@ -16,12 +16,11 @@ from pipeline.training import runtime
 from pipeline.training.feed import Feed
 from pipeline.training.losses import LossBlock, Objective, Setting, m_per_class_batches
 from pipeline.training.optimizers import parameter_groups
-from pipeline.training.phase import Phase
+from pipeline.training.phase import EVALUATION_BATCH, Phase
 
 if TYPE_CHECKING:
     from pipeline.training.run import Run
 
-EVALUATION_BATCH = 256
 DISTANCE_ELEMENTS = 2**24  # latents gathered at a time when many pairs are scored
 
 
@@ -42,8 +41,10 @@ def siamese(
     encoder.requires_grad_(True)
     feed = Feed(run, frozen)
     objective = make(run, loss, dimension(encoder, feed.val[0]), key)
-    of_kind = _on_pairs if objective.of_pairs else _on_images
-    phase = of_kind(run, encoder, settings, feed, objective, per_class)
+    if objective.of_pairs:
+        phase = _on_pairs(run, encoder, settings, feed, objective)
+    else:
+        phase = _on_images(run, encoder, settings, feed, objective, per_class)
     groups = parameter_groups(encoder, settings)
     return dataclasses.replace(
         phase,
@@ -101,12 +102,7 @@ def train_mode(module: nn.Module, dropout: bool = True, batch_norm: bool = True)
 
 
 def _on_pairs(
-    run: Run,
-    encoder: nn.Module,
-    settings: Optimization,
-    feed: Feed,
-    objective: Objective,
-    per_class: int | None,
+    run: Run, encoder: nn.Module, settings: Optimization, feed: Feed, objective: Objective
 ) -> Phase:
     """Each image of a batch goes through the encoder once, however many pairs it is in."""
     assert run.pairs is not None and run.val_pairs is not None and objective.of_pairs

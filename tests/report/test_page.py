@@ -19,7 +19,6 @@ from pipeline.params import Compare
 from pipeline.records import RunId, read_json, write_json
 from pipeline.report import figures, words
 from pipeline.report.page import render, supported_best
-from pipeline.stages.evaluate import summarise
 from tests.report.fake_runs import MANY_BASELINES, MANY_BREAKDOWNS, fake_params, write_runs
 
 ACCURACY = "test/accuracy"
@@ -30,7 +29,8 @@ def made(params):
     evidence = collect(params.compare)
     values = {run.id: run.values for run in evidence.runs}
     metrics = [*evidence.headline, *evidence.recalls.values()]
-    means, rows = summarise(values, params.compare, metrics)
+    means = estimates(values, params.compare, metrics)
+    rows = contrasts(values, params.compare, metrics)
     panels = figures.draw(evidence.runs, params.compare, means)
     return render(params, evidence, means, rows, panels), panels
 
