@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.errors import InputError, command
@@ -34,17 +35,33 @@ COMPARISONS = {
 }
 
 
-def main() -> None:
-    """Run both, one after the other, each in ``FOLDER/<network>``."""
-    if len(sys.argv) < 3:
-        raise InputError("usage: python -m benchmarks.dogs_cats DATA FOLDER [KEY=VALUE ...]")
-    data, folder, *changes = sys.argv[1:]
-    for name, own in COMPARISONS.items():
+def run_all(
+    program: str, comparisons: Mapping[str, tuple[str, list[str]]], given: list[str]
+) -> None:
+    """Run comparisons one after the other, each in ``FOLDER/<name>``.
+
+    Args:
+        program: its name among the benchmarks.
+        comparisons: by name, the config and its changes.
+        given: DATA, FOLDER and changes for all.
+
+    Raises:
+        InputError: arguments are missing, or a comparison failed.
+    """
+    if len(given) < 2:
+        raise InputError(f"usage: python -m benchmarks.{program} DATA FOLDER [KEY=VALUE ...]")
+    data, folder, *changes = given
+    for name, (config, own) in comparisons.items():
         print(f"== {name}", flush=True)
-        words = [CONFIG, data, str(Path(folder, name)), *own, *changes]
+        words = [config, data, str(Path(folder, name)), *own, *changes]
         done = subprocess.run([sys.executable, "-m", "benchmarks.compare", *words])
         if done.returncode:
             raise InputError(f"{name}: ended with status {done.returncode}; see above")
+
+
+def main() -> None:
+    """AlexNet from scratch, then the pretrained network by every method."""
+    run_all("dogs_cats", {name: (CONFIG, own) for name, own in COMPARISONS.items()}, sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -43,6 +43,31 @@ WATCHED = {
     "training.augmentation": "{flip: false}",
     "weights.file": "pretrained",
 }
+OWN_ARCHITECTURES = ("small", "bvlc_alexnet", "koch", "drawings")  # as models.architectures.OWN
+CLASS_LAYOUTS = ("folders", "lists", "csv")  # those that classification has too
+# where a compared method's block shows that it learns the other task, by recipe and task asked for
+OTHER_TASK = {
+    ("breakdown", "verification"): (
+        ("head",),
+        "classifies; for task: verification give it pairs, such as 'pairs: {kind: difference}'",
+    ),
+    ("breakdown", "classification"): (
+        ("head", "pairs"),
+        "is for task: verification; leave it out, or set the task",
+    ),
+    ("features", "verification"): (
+        ("head", "kind"),
+        "classifies; for task: verification it must be distance",
+    ),
+    ("features", "classification"): (
+        ("head", "kind"),
+        "distance is for task: verification; use linear, svm, knn or mlp, or set the task",
+    ),
+}
+RECIPE_OF = {
+    "classification": "use another, such as finetune, set the task, or do not compare it",
+    "verification": "use siamese, breakdown or features, set the task, or do not compare it",
+}
 
 
 def load(path: Path | str = PARAMS_FILE, files: bool = True) -> Params:
@@ -64,6 +89,7 @@ def load(path: Path | str = PARAMS_FILE, files: bool = True) -> Params:
         recipes.resolve(method, block, source)
     _check_present(source)
     _check_data(params, source)
+    _check_task(params, source)
     _check_compare(params, source)
     _check_weights(params, source)
     if files:
@@ -110,7 +136,7 @@ def _check_recipe(recipe: recipes.Recipe, method: str, network: nn.Module, sourc
     for place, problem in recipe.fit_to(network):
         raise source.error((*at, *place), problem)
     for place, block in walk(recipe, at):
-        for key in ("weight_decays", "lr_factors"):
+        for key in ("weight_decays", "lr_factors", "l2"):
             named = recipe.layers(block, network)
             _try(source, (*place, key), check_prefixes, getattr(block, key, {}), named)
         if isinstance(block, LossBlock):
@@ -158,6 +184,63 @@ def _check_data(params: Params, source: Source) -> None:
         raise source.error(("data", "splits"), "val and test together must be less than 1")
 
 
+def _check_task(params: Params, source: Source) -> None:
+    """Refuse what only the other task has, and methods that learn the other, where compared."""
+    check = _check_verification if params.task == "verification" else _check_classification
+    check(params, source)
+    for method in params.compare.methods:
+        if method not in params.methods:
+            continue  # said elsewhere
+        recipe = recipes.of(params.methods[method])
+        if recipe.task != params.task:
+            known = OTHER_TASK.get((recipe.recipe, params.task))
+            problem = f"{recipe.recipe} is for task: {recipe.task}; {RECIPE_OF[params.task]}"
+            place, problem = known or (("recipe",), problem)
+            raise source.error(("methods", method, *place), problem)
+
+
+def _check_classification(params: Params, source: Source) -> None:
+    data, augmentation = params.data, params.training.augmentation
+    if data.layout not in CLASS_LAYOUTS:
+        problem = f"{data.layout} is for task: verification; use {', '.join(CLASS_LAYOUTS[:-1])} "
+        problem += f"or {CLASS_LAYOUTS[-1]}, or set the task"
+        raise source.error(("data", "layout"), problem)
+    used: dict[tuple[str, ...], bool] = {
+        ("data", "splits", "whole"): data.splits.whole != "classes",
+        ("pairs", "episodes"): bool(params.pairs.episodes),
+        ("model", "views"): params.model.views != 1,
+        ("training", "augmentation", "turns_as_classes"): augmentation.turns_as_classes != 1,
+    }
+    _refuse(used, "verification", source)
+
+
+def _check_verification(params: Params, source: Source) -> None:
+    compare, data = params.compare, params.data
+    used: dict[tuple[str, ...], bool] = {
+        ("compare", "positive"): compare.positive is not None,
+        ("compare", "beta"): compare.beta != 1,
+    }
+    _refuse(used, "classification", source)
+    names = [episodes.name for episodes in params.pairs.episodes]
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            raise source.error(("pairs", "episodes", number), f"{name} is named twice; remove one")
+    if data.layout == "pairs" and data.splits.whole == "groups":
+        problem = "layout pairs brings no groups; leave it out, or use classes"
+        raise source.error(("data", "splits", "whole"), problem)
+    for shots in compare.shots:
+        if data.layout == "pairs" and shots != "all":
+            problem = f"{shots} images a class cannot be drawn, as layout pairs lists the pairs; "
+            raise source.error(("compare", "shots"), f"{problem}use all")
+
+
+def _refuse(used: dict[tuple[str, ...], bool], task: str, source: Source) -> None:
+    """Refuse the first key in use that is for the other ``task``."""
+    for key, is_used in used.items():
+        if is_used:
+            raise source.error(key, f"is for task: {task}; leave it out, or set the task")
+
+
 def _check_compare(params: Params, source: Source) -> None:
     compare = params.compare
     at = ("compare",)
@@ -187,9 +270,10 @@ def _check_compare(params: Params, source: Source) -> None:
     for shots in compare.shots:
         if shots != "all" and shots < 1:
             raise source.error((*at, "shots"), f"{shots} must be at least 1, or all")
-        if shots == 1 and compare.breakdowns:
-            problem = "one image a class makes no pair, which a breakdown needs; use 2 or more"
-            raise source.error((*at, "shots"), problem)
+        if shots == 1 and (compare.breakdowns or params.task == "verification"):
+            who = "verification" if params.task == "verification" else "a breakdown"
+            problem = f"one image a class makes no pair of one class, which {who} needs; "
+            raise source.error((*at, "shots"), f"{problem}use 2 or more")
 
 
 def _check_weights(params: Params, source: Source) -> None:
@@ -200,8 +284,8 @@ def _check_weights(params: Params, source: Source) -> None:
         )
     if weights.from_ == "source" and params.data.source is None:
         raise source.error(("weights", "from"), "source needs data.source, the images to train on")
-    if weights.from_ == "imagenet" and params.model.architecture in ("small", "bvlc_alexnet"):
-        name = params.model.architecture
+    name = params.model.architecture
+    if weights.from_ == "imagenet" and name in OWN_ARCHITECTURES:
         problem = f"there are no ImageNet weights of {name} to download; use source, file or none"
         raise source.error(("weights", "from"), problem)
 

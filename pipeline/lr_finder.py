@@ -17,10 +17,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline import check, recipes, workspace
+from pipeline import check, recipes
 from pipeline.errors import InputError, command
 from pipeline.params import Params, nearest
 from pipeline.records import RunId, write_table
+from pipeline.tasks import runs
 from pipeline.training import runtime
 from pipeline.training.loop import fit
 from pipeline.training.optimizers import make_optimizer
@@ -112,7 +113,7 @@ def find_phase(params: Params, run: RunId, name: str | None) -> tuple[Phase, tor
     is_breakdown = isinstance(recipe, recipes.Breakdown)
 
     def load() -> Run:
-        return workspace.load_run(params, run, recipe, pairs=is_breakdown)[0]
+        return runs.BY_TASK[params.task].load(params, run, recipe, pairs=is_breakdown)[0]
 
     if name is not None:  # known before any phase is trained
         known = [phase.name for phase in _phases(recipe, load())]

@@ -10,7 +10,7 @@ import difflib
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
@@ -23,6 +23,7 @@ from pipeline.errors import InputError
 PARAMS_FILE = "params.yaml"
 METHOD_NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 
+Task = Literal["classification", "verification"]
 Shots = int | Literal["all"]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -57,11 +58,16 @@ def walk(block: Block, at: tuple[str | int, ...] = ()) -> Iterator[tuple[Any, Bl
 
 
 class Splits(Block):
-    """Shares of the images that become validation and test set, and the seed that draws them."""
+    """Shares of the images that become validation and test set, and the seed that draws them.
+
+    In verification whole classes are drawn (people, characters), or with ``whole: groups`` whole
+    groups of them (alphabets), where the images have groups.
+    """
 
     val: Annotated[float, Field(gt=0, lt=1)] = 0.2
     test: Annotated[float, Field(gt=0, lt=1)] = 0.3
     seed: Seed = 0
+    whole: Literal["classes", "groups"] = "classes"
 
 
 class Data(Block):
@@ -69,7 +75,7 @@ class Data(Block):
 
     target: str
     source: str | None = None
-    layout: Literal["folders", "lists", "csv"] = "folders"
+    layout: Literal["folders", "lists", "csv", "pairs", "omniglot"] = "folders"
     image_size: Annotated[int, Field(ge=4, le=1024)]
     resize: Literal["crop", "squash", "pad"] = "crop"
     channels: Literal[1, 3] = 3
@@ -79,18 +85,45 @@ class Data(Block):
     shuffle_labels: bool = False
 
 
+class Episodes(Block):
+    """N-way k-shot tests: which of ``ways`` classes a query shows, by ``shots`` images of each.
+
+    Each of ``count`` episodes draws its classes, from one group where images have groups, and
+    then the images of each: ``shots`` to compare with, and one query.
+    """
+
+    ways: Annotated[int, Field(ge=2)]
+    shots: Count = 1
+    count: Count = 100
+
+    @property
+    def name(self) -> str:
+        """The set of episodes in tables, such as ``5_way_1_shot``."""
+        return f"{self.ways}_way_{self.shots}_shot"
+
+
 class Pairs(Block):
-    """How many pairs an image, and which share of them shows one class."""
+    """How many pairs an image, and which share of them shows one class.
+
+    Where the layout lists pairs, these are taken and none is drawn. ``episodes`` are for
+    verification, drawn from validation and test classes.
+    """
 
     per_image: Count
     positive_fraction: Annotated[float, Field(gt=0, lt=1)]
+    episodes: list[Episodes] = []
 
 
 class Model(Block):
-    """The network: ``small`` or the name of a torchvision classification architecture."""
+    """The network: one of our own, such as ``small``, or a torchvision classification architecture.
+
+    In verification, the encoding of a validation or test image is the mean over ``views`` of it:
+    as it is, and slightly turned, shrunk or stretched (``pipeline.models.views``).
+    """
 
     architecture: str
     dropout: Fraction | None = None
+    views: Literal[1, 7] = 1
 
 
 class Augmentation(Block):
@@ -98,9 +131,14 @@ class Augmentation(Block):
 
     ``rotation`` and ``shear`` in degrees either way, ``zoom`` as the largest relative change of
     scale, ``shift`` as the largest share of the image's side, ``crop`` as the smallest share of
-    the image's area that a random crop keeps. ``brightness``, ``contrast`` and ``saturation`` as
-    the largest relative change, ``hue`` as the largest part of the colour circle, ``erasing`` as
-    the probability that a random rectangle is greyed out.
+    the image's area that a random crop keeps, ``elastic`` as the standard deviation of a smooth
+    random displacement, a share of the image's side. ``brightness``, ``contrast`` and
+    ``saturation`` as the largest relative change, ``hue`` as the largest part of the colour
+    circle, ``erasing`` as the probability that a random rectangle is greyed out.
+
+    ``turns_as_classes`` is for verification and changes no image: 4 makes each quarter turn of a
+    training class a class of its own, 8 those of its mirror images as well (Santoro et al.,
+    "Meta-learning with memory-augmented neural networks", ICML 2016, section 4.1).
     """
 
     flip: bool = False
@@ -109,16 +147,18 @@ class Augmentation(Block):
     shear: Annotated[float, Field(ge=0, lt=90)] = 0.0
     shift: Fraction = 0.0
     crop: Annotated[float, Field(gt=0, le=1)] = 1.0
+    elastic: Fraction = 0.0
     brightness: Fraction = 0.0
     contrast: Fraction = 0.0
     saturation: Fraction = 0.0
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     erasing: Annotated[float, Field(ge=0, le=1)] = 0.0
+    turns_as_classes: Literal[1, 4, 8] = 1
 
     @property
     def off(self) -> bool:
         """Whether images stay as they are."""
-        return self == Augmentation()
+        return self == Augmentation(turns_as_classes=self.turns_as_classes)
 
 
 class Training(Block):
@@ -223,6 +263,24 @@ class Classification(Supervised, Classifying):
     """A phase of cross-entropy."""
 
 
+class PairHead(Block):
+    """What makes of two encodings the probability that they show one class.
+
+    ``difference`` weighs the absolute differences (Koch et al., "Siamese neural networks for
+    one-shot image recognition", 2015), of which ``dropout`` drops some; ``cosine`` and
+    ``euclidean`` take that similarity, with a scale and an offset.
+    """
+
+    kind: Literal["difference", "cosine", "euclidean"] = "difference"
+    dropout: Fraction = 0.0
+
+    @model_validator(mode="after")
+    def _dropout_of_differences(self) -> Self:
+        if self.dropout and self.kind != "difference":
+            raise rule(f"dropout is for kind: difference; {self.kind} has none")
+        return self
+
+
 class SourceTraining(Classification):
     """Training on the source set (``weights.from: source``)."""
 
@@ -264,11 +322,16 @@ class Compare(Block):
 
 
 class Runtime(Block):
-    """Device, arithmetic and the number of CPU threads, which changes the order of sums."""
+    """Device, arithmetic and the number of CPU threads, which changes the order of sums.
+
+    ``channels_last`` lays images out pixel by pixel, which convolutions are faster with on many
+    devices; sums then have another order, too.
+    """
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     threads: Annotated[int, Field(ge=1, le=1024)]
+    channels_last: bool = False
 
 
 class Tracking(Block):
@@ -286,6 +349,7 @@ class Tracking(Block):
 class Params(Block):
     """The whole of params.yaml; ``methods`` still untyped."""
 
+    task: Task
     data: Data
     pairs: Pairs
     model: Model
@@ -356,7 +420,9 @@ def read(path: Path | str = PARAMS_FILE) -> Source:
     except (YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
-        raise InputError(f"{path}: must be a mapping of the sections data, pairs, model, …")
+        raise InputError(
+            f"{path}: must be a mapping of task and the sections data, pairs, model, …"
+        )
     return Source(path, tree)
 
 
@@ -383,7 +449,9 @@ def parse(
     try:
         return schema.model_validate(value)
     except ValidationError as invalid:
-        first = sorted(invalid.errors(), key=lambda error: error["type"] != "extra_forbidden")[0]
+        first = min(
+            map(_at_discriminator, invalid.errors()), key=lambda e: e["type"] != "extra_forbidden"
+        )
         raise source.error(at + _place(first["loc"], value), _problem(schema, first)) from None
 
 
@@ -415,6 +483,15 @@ def _place(keys: tuple[str | int, ...], value: Any) -> tuple[str | int, ...]:
     return tuple(found)
 
 
+def _at_discriminator(error: Any) -> Any:
+    """An error of the word that tells the blocks of a union apart, with that word's place."""
+    if error["type"] not in ("union_tag_not_found", "union_tag_invalid"):
+        return error
+    place = (*error["loc"], error["ctx"]["discriminator"].strip("'"))
+    kind = error["type"].replace("union_tag_not_found", "missing")
+    return {**error, "loc": place, "type": kind}
+
+
 def _problem(schema: type[Block], error: Any) -> str:
     place, kind = error["loc"], error["type"]
     if kind == "extra_forbidden":
@@ -422,7 +499,11 @@ def _problem(schema: type[Block], error: Any) -> str:
     if kind == "rule":
         return error["msg"]
     if kind == "missing":
-        return "is missing; it has no default"
+        choices = ", ".join(_choices(schema, place))
+        return f"is missing; valid are {choices}" if choices else "is missing; it has no default"
+    if kind == "union_tag_invalid":
+        word = error["ctx"]["tag"]
+        return f"there is no '{word}'; {nearest(word, _choices(schema, place))}"
     if place[-1:] == ("[key]",):
         return "must be a name, in small letters, digits and _"
     if place[0:2] == ("compare", "shots") and len(place) > 2:
@@ -433,10 +514,53 @@ def _problem(schema: type[Block], error: Any) -> str:
 
 
 def _keys(schema: type[Block], place: tuple[str | int, ...]) -> list[str]:
+    """The keys of the block at ``place``; where it may be one of several, those of all of them."""
+    fields = [field for block in _blocks_at(schema, place) for field in block.model_fields.items()]
+    return list(dict.fromkeys(field.alias or name for name, field in fields))
+
+
+def _choices(schema: type[Block], place: tuple[str | int, ...]) -> list[str]:
+    """The words that the value at ``place`` is chosen from; none if it is no such value."""
+    *above, key = place
+    return [
+        word
+        for block in _blocks_at(schema, tuple(above))
+        for name, field in block.model_fields.items()
+        if key in (name, field.alias)
+        for word in _words(field.annotation)
+    ]
+
+
+def _blocks_at(schema: type[Block], place: tuple[str | int, ...]) -> list[type[Block]]:
+    """The blocks that may stand at ``place``, of several the one that pydantic names in it.
+
+    It names it after its key, by the value of the discriminator, or without one by the class.
+    """
+    blocks = [schema]
     for key in place:
-        for name, field in schema.model_fields.items():
+        if len(blocks) > 1:
+            blocks = [block for block in blocks if key in _names(block)] or blocks
+            continue
+        for name, field in blocks[0].model_fields.items():
             if key in (name, field.alias):
-                kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
-                blocks = [k for k in kinds if isinstance(k, type) and issubclass(k, Block)]
-                schema = blocks[0] if blocks else schema
-    return [field.alias or name for name, field in schema.model_fields.items()]
+                blocks = list(_blocks_in(field.annotation)) or blocks
+                break
+    return blocks
+
+
+def _blocks_in(annotation: Any) -> Iterator[type[Block]]:
+    """The blocks that an annotation such as ``list[A | B] | None`` names."""
+    if isinstance(annotation, type) and issubclass(annotation, Block):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _blocks_in(part)
+
+
+def _names(block: type[Block]) -> set[str]:
+    """What pydantic may call a block of a union: its class, or the word of a literal field."""
+    words = (_words(field.annotation) for field in block.model_fields.values())
+    return {block.__name__}.union(*words)
+
+
+def _words(annotation: Any) -> list[str]:
+    return [str(word) for word in get_args(annotation)] if get_origin(annotation) is Literal else []

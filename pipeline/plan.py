@@ -4,17 +4,37 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline import check, recipes
 from pipeline.errors import command
-from pipeline.params import PARAMS_FILE, Params
-from pipeline.records import RunId, read_json, runs_of
+from pipeline.params import PARAMS_FILE, Block, Params
+from pipeline.records import PAIRS, RunId, read_json, runs_of
 
 STAGE_SECONDS = 5.0  # a stage's start and end: imports, reading, writing
 TRAINING = ("encoder", "head", "baseline")
 UPSTREAM = ("images", "prepare", "weights")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a plan goes by.
+
+    Attributes:
+        images: how many there are in all.
+        training: how many of them can be trained on.
+        classes: to train on.
+        pairs: training pairs of the runs whose lists are made, by ``shots-<n>/seed-<s>``.
+        listed: training pairs that the layout lists; 0: they are drawn.
+    """
+
+    images: int
+    training: int
+    classes: int
+    pairs: dict[str, int]
+    listed: int = 0
 
 
 def stale_runs(params: Params) -> list[RunId]:
@@ -54,24 +74,63 @@ def describe(params: Params) -> str:
     if not stale:
         return f"{head}\nnone of them is to be trained"
     speed, model_mb, device = _measure(params)
-    classes, images = _counts(params)
-    passes = 0
-    seconds = 0.0
-    for run in stale:
-        recipe = recipes.of(params.methods[run.method])
-        drawn = images if run.shots == "all" else int(run.shots) * classes
-        shown = drawn * max(1, recipe.epochs_in_all())
-        passes += shown
-        stages = 3 if isinstance(recipe, recipes.Breakdown) else 2
-        seconds += shown / speed + stages * STAGE_SECONDS
+    counts = count(params)
+    passes = sum(image_passes(params, run, counts) for run in stale)
+    stages = sum(3 if run.method in params.compare.breakdowns else 2 for run in stale)
+    seconds = passes / speed + stages * STAGE_SECONDS
     copies = 2  # in the workspace and in DVC's cache
     models = sum(1.0 + 0.7 * _encoders(params.methods[run.method]) for run in stale)
     data = params.data
-    disk = copies * (models * model_mb + images * data.channels * data.image_size**2 / 1e6)
+    disk = copies * (models * model_mb + counts.images * data.channels * data.image_size**2 / 1e6)
     return (
         f"{head}\n{len(stale)} of them are to be trained on {device}: about {passes:,} image "
         f"passes at most, {_duration(seconds)}, {max(1, round(disk)):,} MB of disk"
     )
+
+
+def image_passes(params: Params, run: RunId, counts: Counts) -> int:
+    """About how many images a run's training takes through its network, at most.
+
+    In verification an image that several pairs of a batch share passes once, turned images count
+    as well, and a head on pairs takes each image through its fixed encoder once in all, unless
+    images are augmented.
+    """
+    recipe = recipes.of(params.methods[run.method])
+    epochs = recipe.epochs_in_all()
+    drawn = counts.training if run.shots == "all" else int(run.shots) * counts.classes
+    drawn = min(drawn, counts.training)
+    if params.task == "classification":
+        return drawn * max(1, epochs)
+    turns = params.training.augmentation.turns_as_classes
+    images, pairs = drawn * turns, _pairs(params, run, counts, drawn) * turns
+    if not isinstance(recipe, recipes.Breakdown):
+        return epochs * _pass_of_pairs(params, recipe, images, pairs) or images
+    kept = _encoders(params.methods[run.method])
+    on_head = kept * getattr(recipe.head, "epochs", 0)
+    on_encoder = (epochs - on_head) * images
+    if params.training.augmentation.off:
+        return on_encoder + kept * images
+    return on_encoder + on_head * _pass_of_pairs(params, recipe.head, images, pairs)
+
+
+def _pairs(params: Params, run: RunId, counts: Counts, drawn: int) -> int:
+    """Training pairs of a run with so many images drawn, without their turns."""
+    made = counts.pairs.get(f"shots-{run.shots}/seed-{run.seed}")
+    return made or counts.listed or drawn * params.pairs.per_image
+
+
+def _pass_of_pairs(params: Params, block: Block, images: int, pairs: int) -> int:
+    """Different images in each batch of pairs, summed over an epoch.
+
+    Where all N images are as likely in a pair, B pairs have ``N (1 - (1 - 1 / N)^(2 B))`` of them
+    on average.
+    """
+    from pipeline.data.batches import auto_batch_size, batch_count
+
+    size = getattr(block, "batch_size", None) or params.training.batch_size
+    batches = batch_count(pairs, auto_batch_size(images) if size == "auto" else size)
+    missed = (1 - 1 / max(1, images)) ** (2 * pairs / batches)  # the share not in a batch
+    return round(batches * images * (1 - missed))
 
 
 def _encoders(block: dict[str, Any]) -> int:
@@ -80,16 +139,51 @@ def _encoders(block: dict[str, Any]) -> int:
     return getattr(recipe.encoder, "keep", 1) if isinstance(recipe, recipes.Breakdown) else 0
 
 
-def _counts(params: Params) -> tuple[int, int]:
-    """Classes and training images, as ``prepare`` counted them or as the raw folder has them."""
+def count(params: Params) -> Counts:
+    """What there is, as ``prepare`` counted it last or else as the raw folder has it.
+
+    Raises:
+        InputError: there is no raw folder, or its layout is wrong.
+    """
     summary = Path("prepared/summary.json")
     if summary.exists():
-        counted: dict[str, Any] = read_json(summary)
-        return int(counted["classes"]), int(counted["splits"]["train"]["images"])
+        counted = read_json(summary)
+        if ("classes" in counted["splits"]["train"]) == (params.task == "verification"):
+            return _count_prepared(params, counted)  # else it is of the other task
+    return _count_raw(params)
+
+
+def _count_prepared(params: Params, counted: dict[str, Any]) -> Counts:
+    training = counted["splits"]["train"]
+    pairs = {
+        name: of["same"] + of["different"]
+        for name, of in counted["pairs"].items()
+        if name not in ("val", "test")
+    }
+    listed = max(pairs.values(), default=0) if params.data.layout == "pairs" else 0
+    classes = training.get("classes", counted["classes"])
+    return Counts(counted["images"], training["images"], classes, pairs, listed)
+
+
+def _count_raw(params: Params) -> Counts:
+    """Splits that are still to be drawn get their shares of images, or of classes and pairs."""
     from pipeline.data import sources
 
-    items = sources.find_images(Path(params.data.target), params.data.layout)
-    return len(sources.class_names(items)), len(items)
+    data = params.data
+    found = sources.find(Path(data.target), data.layout, params.task)
+    brought = {item.split for item in found.items}
+    shares = {"val": data.splits.val, "test": data.splits.test}
+    left = 1 - sum(share for name, share in shares.items() if name not in brought)
+    training = [item for item in found.items if item.split in ("", "train")]
+    classes = len(sources.class_names(training))
+    listed = sum(trial.set == PAIRS and trial.split == "train" for trial in found.trials)
+    return Counts(
+        images=len(found.items),
+        training=round(left * len(training)),
+        classes=round(left * classes) if params.task == "verification" else classes,
+        pairs={},
+        listed=round(left * listed),
+    )
 
 
 def _measure(params: Params) -> tuple[float, float, str]:

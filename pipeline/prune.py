@@ -18,8 +18,14 @@ def prune(params: Params) -> list[Path]:
         What was removed.
     """
     runs = runs_of(params.compare)
-    kept = {run.folder for run in runs} | {run.predictions for run in runs}
-    found = [*Path("runs").glob("*/shots-*/seed-*"), *Path("predictions").glob("*.csv")]
+    kept = {
+        path
+        for run in runs
+        for path in (run.folder, run.predictions, run.examples, run.test_timing)
+    }
+    found = [*Path("runs").glob("*/shots-*/seed-*")]
+    for kind in ("*.csv", "*.png", "*.timing.json"):
+        found += Path("predictions").glob(kind)
     removed = [path for path in sorted(found) if path not in kept]
     for path in removed:
         shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -13,6 +13,13 @@ from pathlib import Path
 from typing import Any
 
 RECORD_VERSION = 1
+PAIRS = "pairs"  # the set of trials that are pairs; every other set consists of episodes
+OFFICIAL = "official"  # the set of episodes that are given, not drawn
+TRIAL_COLUMNS = ("set", "episode", "left", "right", "same")
+ANSWER_COLUMNS = (  # of a verification run's predictions
+    *("set", "episode", "left", "right", "left_class", "right_class"),
+    *("label", "predicted", "score"),
+)
 
 
 @dataclass(frozen=True, order=True)
@@ -39,6 +46,16 @@ class RunId:
         return Path("predictions", f"{self.name}.csv")
 
     @property
+    def examples(self) -> Path:
+        """A picture of what the run is most sure of on the test split, rightly and wrongly."""
+        return Path("predictions", f"{self.name}.png")
+
+    @property
+    def test_timing(self) -> Path:
+        """What testing took: it differs from one time to the next."""
+        return Path("predictions", f"{self.name}.timing.json")
+
+    @property
     def train_list(self) -> Path:
         """The run's training images; all methods with the same shots and seed share it."""
         return Path("prepared/train", f"shots-{self.shots}", f"seed-{self.seed}.csv")
@@ -47,6 +64,11 @@ class RunId:
     def pair_list(self) -> Path:
         """The run's training pairs."""
         return Path("prepared/pairs", f"shots-{self.shots}", f"seed-{self.seed}.csv")
+
+    @property
+    def trial_list(self) -> Path:
+        """What the run learns to verify; of no pair in classification."""
+        return Path("prepared/trials", f"shots-{self.shots}", f"seed-{self.seed}.csv")
 
 
 def write_atomically(path: Path | str, content: bytes | str) -> None:

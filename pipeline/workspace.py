@@ -40,17 +40,26 @@ KEPT = re.compile(r"kept\.(\d+)\.(.+)")  # keys of the encoders beside the best
 Follow = Callable[[Phase | Solve], AbstractContextManager[Log]]
 
 
-def load_run(params: Params, run: RunId, recipe: Recipe, pairs: bool) -> tuple[Run, dict[str, str]]:
+def load_run(
+    params: Params, run: RunId, recipe: Recipe, pairs: bool, classes: int | None = None
+) -> tuple[Run, dict[str, str]]:
     """Build a run's network with its starting weights and bring its data to the device.
+
+    Args:
+        params: the whole of params.yaml.
+        run: which one.
+        recipe: of its method.
+        pairs: whether pair lists are wanted.
+        classes: outputs of the network; None: as many as there are classes to train on.
 
     Returns:
         the run and the MD5 of each of its inputs by role: ``images`` (the pixels it uses),
-        ``train``, ``val``, ``start``, ``pairs``.
+        ``train``, ``val``, ``start``, ``pairs``, ``val_pairs``.
     """
     device = runtime.start(params.runtime)
     rows, labels = read_list(run.train_list)
     val_rows, val_labels = read_list(VAL_LIST)
-    classes = int(labels.max()) + 1
+    classes = classes or int(labels.max()) + 1
     name = params.model.architecture
     network, classifier = new_network(params, classes, run.seed)
     inputs = {
@@ -61,6 +70,8 @@ def load_run(params: Params, run: RunId, recipe: Recipe, pairs: bool) -> tuple[R
     if recipe.uses_start:
         weights.load_start(network, START, classifier)
         inputs["start"] = file_digest(START)
+    if params.runtime.channels_last:
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     made = Run(
         network=network.to(device),
         architecture=name,
@@ -127,16 +138,16 @@ def record(
     inputs: dict[str, str],
     phases: Sequence[dict[str, Any]],
     reason: str,
-    last: int = -1,
+    outcome: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """``record.json``: what was asked and what became of it; nothing that differs by the hour.
 
-    ``last`` is the number of the phase whose weights the run leaves.
+    ``outcome`` is what the task adds; its ``metrics`` join those of every run that was finished.
     """
-    accuracy = phases[last].get("val/accuracy") if not reason else None
+    added = dict(outcome or {})
     metrics = {"cost/images_seen": sum(phase["images_seen"] for phase in phases)}
-    if accuracy is not None:
-        metrics["best/val_accuracy"] = accuracy
+    found = added.pop("metrics", {})
+    metrics |= {} if reason else found
     return {
         "version": RECORD_VERSION,
         "method": run.method,
@@ -148,6 +159,7 @@ def record(
         "classes": made.classes,
         "parameters": {
             "method": recipe.model_dump(),
+            "task": params.task,
             "model": params.model.model_dump(),
             "training": params.training.model_dump(),
             "data": {"image_size": params.data.image_size, "channels": params.data.channels},
@@ -159,6 +171,7 @@ def record(
         "versions": runtime.versions(),
         "device": runtime.device_name(made.device),
         "threads": params.runtime.threads,
+        **added,
     }
 
 

@@ -31,6 +31,7 @@ from pipeline.stages.prepare import prepare
 from pipeline.stages.test import test as predict_test_split
 from pipeline.stages.weights import make_weights
 from pipeline.training.losses import Setting, contrastive
+from tests.verification_data import write_omniglot, write_people
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 KNOWN = ["citrus_canker", "alexnet_dogs_cats", "fifteen_classes"]
@@ -106,7 +107,43 @@ SYSTEMS = {
         "compare.shots": [15],
         "compare.seeds": [0, 1, 2],
     },
+    "lfw_koch": {
+        "task": "verification",
+        "data.layout": "pairs",
+        "data.image_size": 105,
+        "data.channels": 1,
+        "data.splits.val": 0.2,
+        "model.architecture": "koch",
+        "weights.from": "none",
+        "compare.breakdowns": ["breakdown"],
+        "compare.reference": "siamese",
+        "compare.shots": ["all"],
+        "compare.seeds": [0, 1, 2],
+        "methods.siamese.recipe": "siamese",
+        "methods.siamese.latent": "embedding",
+        "methods.siamese.head.kind": "difference",
+        "methods.siamese.head.dropout": 0.4,
+        "methods.siamese.optimizer": "adam",
+        "methods.siamese.schedule": "constant",
+        "methods.siamese.lr": 5e-5,
+        "methods.siamese.batch_size": 32,
+        "methods.siamese.epochs": 10,
+        "methods.siamese.patience": 5,
+        "methods.siamese.min_delta": 0.1,
+        "methods.siamese.l2": {"features": 2e-4, "units": 2e-3},
+        "training.rule": "val_loss",
+    },
+    "omniglot_minimal": {
+        "task": "verification",
+        "data.layout": "omniglot",
+        "data.channels": 1,
+        "data.splits.whole": "classes",
+        "weights.from": "none",
+        "compare.shots": ["all"],
+        "compare.seeds": [0, 1, 2],
+    },
 }
+SWEEPS = {"lr": (5e-6, 1e-3), "epochs": (1, 30), "batch_size": (8, 64)}  # first and last value
 # Methods of a config train equally long, but that features in closed form have no epochs, and each
 # kept encoder gets a head of its own.
 EPOCHS = {
@@ -177,7 +214,7 @@ def with_values(name: str, values: dict[str, Any]) -> Params:
     return parse(Params, tree, read(config(name)))
 
 
-@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize("name", SYSTEMS)
 def test_what_makes_the_system_is_in_the_file(name):
     tree = tree_of(name)
     assert {key: at(tree, key.split(".")) for key in SYSTEMS[name]} == SYSTEMS[name]
@@ -191,7 +228,7 @@ def test_epochs_of_each_method_in_all(name):
     assert of == EPOCHS[name]
 
 
-@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize("name", SYSTEMS)
 def test_latents_and_layers_are_those_of_the_network(name):
     check.check_models(check.load(config(name), files=False), config(name))
 
@@ -258,6 +295,32 @@ def test_euclidean_margins_are_had_as_the_comment_says():
     torch.testing.assert_close(4096 * found, wanted, rtol=1e-5, atol=0)
 
 
+def test_the_omniglot_set_is_a_minimal_one():
+    target = Path(tree_of("omniglot_minimal")["data"]["target"])
+    assert target == Path("data/omniglot") or re.fullmatch(
+        "images_background_small[12].zip", target.name
+    )
+    assert "images_background_small1" in config("omniglot_minimal").read_text(encoding="utf-8")
+
+
+def test_omniglot_compares_the_recipes_of_verification():
+    params = check.load(config("omniglot_minimal"), files=False)
+    compared = {params.methods[method]["recipe"] for method in params.compare.methods}
+    assert compared >= {"breakdown", "siamese"}
+
+
+@pytest.mark.parametrize("key", SWEEPS)
+def test_a_sweep_is_one_line_of_valid_values(key):
+    """As the comment has it: whatever value it takes, params.yaml is right."""
+    text = config("lfw_koch").read_text(encoding="utf-8")
+    (line,) = re.findall(f"dvc exp run --queue -S 'methods.siamese.{key}=(.*)'", text)
+    values = YAML(typ="safe", pure=True).load(f"[{line}]")
+    assert (min(values), max(values)) == SWEEPS[key] and len(values) > 2
+    for value in values:
+        params = with_values("lfw_koch", {f"methods.siamese.{key}": value})
+        assert getattr(recipes.of(params.methods["siamese"]), key) == value
+
+
 # of scikit-learn's solver, at the limits of rounding
 @pytest.mark.slow
 @pytest.mark.parametrize("name", KNOWN)
@@ -284,6 +347,76 @@ def test_the_system_runs_to_the_end(name, tmp_path, monkeypatch):
             set(BINARY) <= set(metrics) if len(CLASSES[name]) == 2 else "test/f_beta" not in metrics
         )
         assert {f"test/recall/{of}" for of in CLASSES[name]} <= set(metrics)
+
+
+@pytest.mark.slow
+def test_lfw_koch_runs_to_the_end(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    params = small_verification("lfw_koch", 65, batch_size=4)  # the smallest that the network takes
+    write_people(Path(params.data.target), train=6, test=3, side=65)
+    run_all(params)
+    check_verification(params, {"pairs"})
+    assert phases_of(params, "siamese") == ["end_to_end"]
+    assert phases_of(params, "breakdown") == ["encoder", "head"]
+
+
+@pytest.mark.slow
+def test_omniglot_minimal_runs_to_the_end(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    params = small_verification("omniglot_minimal", 28, batch_size=32)
+    target = Path(params.data.target)
+    write_omniglot(target.parent if target.suffix == ".zip" else target)
+    run_all(params)
+    check_verification(params, {"pairs", "official"})
+    # the official runs are read by the test stage alone
+    trained_on = [*Path("prepared/trials").rglob("*.csv"), *Path("prepared/pairs").rglob("*.csv")]
+    assert trained_on and not any("official" in path.read_text() for path in trained_on)
+
+
+def small_verification(name: str, image_size: int, batch_size: int) -> Params:
+    """The file's own settings with small images, small batches, an epoch a phase and one seed."""
+    tree = tree_of(name)
+    _shorten(tree["methods"], batch_size)
+    values = {
+        "data.image_size": image_size,
+        "data.splits.val": 0.4,  # of few classes, so that there are pairs of two among them
+        "compare.seeds": [0],
+        "training.batch_size": batch_size,
+        "runtime.device": "cpu",
+        "runtime.threads": 1,
+        "methods": tree["methods"],
+    }
+    return with_values(name, values)
+
+
+def _shorten(block: Any, batch_size: int) -> None:
+    for key, value in block.items():
+        if key in ("epochs", "keep"):
+            block[key] = 1
+        elif key == "batch_size":
+            block[key] = batch_size
+        elif isinstance(value, dict):
+            _shorten(value, batch_size)
+
+
+def phases_of(params: Params, method: str) -> list[str]:
+    return [
+        phase["phase"] for phase in record(RunId(method, "all", params.compare.seeds[0]).folder)
+    ]
+
+
+def check_verification(params: Params, sets: set[str]) -> None:
+    """Every run is finished and scored on the pairs and episodes that there are."""
+    results = pd.read_csv("reports/results.csv")
+    assert set(results["method"]) == set(params.compare.methods)
+    assert not results.loc[results["metric"] == "diverged", "value"].any()
+    wanted = {"test/accuracy", "test/roc_auc", "test/eer"}
+    wanted |= {f"test/{name}_accuracy" for name in sets - {"pairs"}}
+    for _, metrics in results.groupby("method")["metric"]:
+        assert wanted <= set(metrics)
+    for run in runs_of(params.compare):
+        answers = pd.read_csv(run.predictions)
+        assert set(answers["set"]) == sets and answers["score"].between(0, 1).all()
 
 
 def small_params(name: str) -> Params:

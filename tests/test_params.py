@@ -287,3 +287,205 @@ def test_networks_are_checked_without_memory_whatever_they_compute_on_the_way(tm
     text = PARAMS.replace("architecture: small", f"architecture: {name}")
     text = text.replace("image_size: 8", "image_size: 64")
     assert "latent 'embedding': the network has no such module" in models_error(tmp_path, text)
+
+
+VERIFICATION = """\
+task: verification
+data:
+  target: data/target
+  source: null
+  layout: folders
+  image_size: 8
+  resize: crop
+  channels: 1
+  splits:
+    val: 0.2
+  val_per_class: null
+  exact_duplicates: error
+  shuffle_labels: false
+pairs:
+  per_image: 4
+  positive_fraction: 0.5
+  episodes: []
+model:
+  architecture: small
+weights:
+  from: none
+  file: pretrained
+compare:
+  breakdowns: [breakdown]
+  baselines: [siamese, features]
+  reference: siamese
+  shots: [4]
+  seeds: [0]
+training:
+  batch_size: 8
+  augmentation: {turns_as_classes: 4}
+methods:
+  breakdown:
+    recipe: breakdown
+    encoder: {latent: embedding, loss: {name: contrastive}, epochs: 2, lr: 0.1}
+    head: {pairs: {kind: cosine}, epochs: 3, lr: 0.1}
+  siamese:
+    recipe: siamese
+    latent: embedding
+    head: {kind: euclidean}
+    epochs: 5
+    lr: 0.1
+  features:
+    recipe: features
+    latent: embedding
+    head: {kind: distance}
+  classifier:
+    recipe: finetune
+    epochs: 5
+    lr: 0.1
+runtime:
+  threads: 1
+"""
+
+
+def changed(text, *changes):
+    """A text after replacements, each of something that stands there once."""
+    for old, new in changes:
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    return text
+
+
+def test_a_method_of_the_other_task_may_stand_there_uncompared(tmp_path):
+    assert load(tmp_path, VERIFICATION).methods["classifier"]["recipe"] == "finetune"
+
+
+OF_CLASSIFICATION = [
+    # what is replaced, by what, where the message points, its key, what it says
+    ("reference: siamese", "reference: siamese\n  positive: cat", "positive:",
+     "compare.positive", "is for task: classification; leave it out, or set the task"),
+    ("reference: siamese", "reference: siamese\n  beta: 2.0", "beta:",
+     "compare.beta", "is for task: classification; leave it out"),
+    ("pairs: {kind: cosine}, ", "", "head: {epochs: 3",
+     "methods.breakdown.head", "classifies; for task: verification give it pairs"),
+    ("{kind: distance}", "{kind: knn}", "{kind: knn}",
+     "methods.features.head.kind", "classifies; for task: verification it must be distance"),
+    ("siamese, features]", "siamese, classifier]", "recipe: finetune", "methods.classifier.recipe",
+     "finetune is for task: classification; use siamese, breakdown or features"),
+    ("shots: [4]", "shots: [1]", "shots:", "compare.shots", "which verification needs"),
+    ("episodes: []", "episodes: [{ways: 5}, {ways: 5, shots: 2}, {ways: 5, count: 9}]", "episodes:",
+     "pairs.episodes.2", "5_way_1_shot is named twice"),
+    ("from: none", "from: imagenet", "from:", "weights.from", "no ImageNet weights of small"),
+    ("layout: folders", "layout: pairs", "shots:", "compare.shots", "4 images a class cannot"),
+    ("layout: folders", "layout: omniglots", "layout:", "data.layout", "'pairs' or 'omniglot'"),
+    ("    val: 0.2", "    val: 0.2\n    whole: alphabets", "whole:",
+     "data.splits.whole", "'classes' or 'groups'"),
+    ("turns_as_classes: 4", "turns_as_classes: 2", "turns_as_classes:",
+     "training.augmentation.turns_as_classes", "1, 4 or 8, but it is 2"),
+    ("task: verification", "task: verify", "task:", "task", "'classification' or 'verification'"),
+]  # fmt: skip
+
+
+def message(tmp_path, text):
+    with pytest.raises(InputError) as error:
+        load(tmp_path, text)
+    assert "\n" not in str(error.value)
+    return str(error.value).removeprefix(f"{tmp_path}/params.yaml:")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "place", "key", "said"), OF_CLASSIFICATION, ids=lambda value: value[:24]
+)
+def test_what_verification_does_not_have_is_named(tmp_path, old, new, place, key, said):
+    text = changed(VERIFICATION, (old, new))
+    found = message(tmp_path, text)
+    assert found.startswith(f"{line_of(text, place)}: {key}: ") and said in found
+
+
+def test_one_shot_is_too_few_without_a_breakdown_too(tmp_path):
+    text = changed(VERIFICATION, ("[breakdown]", "[]"), ("shots: [4]", "shots: [1]"))
+    assert "compare.shots: one image a class makes no pair of one class" in message(tmp_path, text)
+
+
+def test_listed_pairs_have_no_groups(tmp_path):
+    text = changed(
+        VERIFICATION,
+        ("layout: folders", "layout: pairs"),
+        ("    val: 0.2", "    val: 0.2\n    whole: groups"),
+        ("shots: [4]", "shots: [all]"),
+    )
+    assert "data.splits.whole: layout pairs brings no groups" in message(tmp_path, text)
+    text = changed(text, ("layout: pairs", "layout: omniglot"))
+    assert load(tmp_path, text).data.splits.whole == "groups"
+
+
+CLASSIFIES = changed(
+    VERIFICATION,
+    ("task: verification", "task: classification"),
+    ("turns_as_classes: 4", "flip: false"),
+    ("[breakdown]", "[]"),
+    ("[siamese, features]", "[classifier]"),
+    ("reference: siamese", "reference: classifier"),
+)
+OF_VERIFICATION = [
+    ("layout: folders", "layout: pairs", "layout:", "data.layout",
+     "pairs is for task: verification; use folders, lists or csv, or set the task"),
+    ("layout: folders", "layout: omniglot", "layout:", "data.layout", "omniglot is for task"),
+    ("    val: 0.2", "    val: 0.2\n    whole: groups", "whole:", "data.splits.whole",
+     "is for task: verification; leave it out, or set the task"),
+    ("episodes: []", "episodes: [{ways: 5}]", "episodes:", "pairs.episodes", "is for task"),
+    ("architecture: small", "architecture: small\n  views: 7", "views:", "model.views", "is for"),
+    ("flip: false", "turns_as_classes: 8", "turns_as_classes:",
+     "training.augmentation.turns_as_classes", "is for task: verification"),
+    ("[classifier]", "[classifier, siamese]", "recipe: siamese", "methods.siamese.recipe",
+     "siamese is for task: verification; use another, such as finetune"),
+    ("[classifier]", "[classifier, features]", "kind: distance", "methods.features.head.kind",
+     "distance is for task: verification; use linear, svm, knn or mlp"),
+    ("breakdowns: []", "breakdowns: [breakdown]", "pairs: {kind", "methods.breakdown.head.pairs",
+     "is for task: verification; leave it out"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "place", "key", "said"), OF_VERIFICATION, ids=lambda value: value[-24:]
+)
+def test_what_classification_does_not_have_is_named(tmp_path, old, new, place, key, said):
+    load(tmp_path, CLASSIFIES)
+    text = changed(CLASSIFIES, (old, new))
+    found = message(tmp_path, text)
+    assert found.startswith(f"{line_of(text, place)}: {key}: ") and said in found
+
+
+CHOSEN = [
+    # a head of features, where the message points in it, what it says
+    ("{kind: svm, k: 3}", "head.k", "unknown key; valid are balanced, c, gamma, kernel, kind"),
+    ("{kind: svm, kernl: rbf}", "head.kernl", "unknown key; did you mean 'kernel'?"),
+    ("{kind: knn, kernel: rbf}", "head.kernel", "unknown key; valid are balanced, k, kind"),
+    ("{kind: mlp, unit: 3, epochs: 1, lr: 0.1}", "head.unit", "did you mean 'units'?"),
+    ("{kind: distance, metrik: cosine}", "head.metrik", "did you mean 'metric'?"),
+    ("{kind: smv}", "head.kind", "there is no 'smv'; did you mean 'svm'?"),
+    ("{c: 1.0}", "head.kind", "is missing; valid are linear, svm, knn, mlp, distance"),
+]
+
+
+@pytest.mark.parametrize(("head", "key", "said"), CHOSEN, ids=lambda value: value[:24])
+def test_keys_are_those_of_the_kind_that_was_chosen(tmp_path, head, key, said):
+    found = message(tmp_path, changed(VERIFICATION, ("{kind: distance}", head)))
+    line = line_of(VERIFICATION, "kind: distance")
+    assert found.startswith(f"{line}: methods.features.{key}: ") and found.endswith(said)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("{kind: cosine}", "{knid: cosine}", "head.pairs.knid: unknown key; did you mean 'kind'?"),
+        ("{name: contrastive}", "{name: supcon, margin: 1}", "a key of SupCon"),
+        ("episodes: []", "episodes: [{ways: 5, shot: 1}]", "did you mean 'shots'?"),
+        ("task: verification\n", "", "task: is missing; valid are classification, verification"),
+    ],
+)
+def test_keys_of_blocks_in_unions_and_lists(tmp_path, old, new, said):
+    assert said in message(tmp_path, changed(VERIFICATION, (old, new)))
+
+
+def test_own_architectures_are_told_from_others_without_torch():
+    from pipeline.models import architectures
+
+    assert sorted(check.OWN_ARCHITECTURES) == sorted(architectures.OWN)

@@ -21,6 +21,7 @@ from pipeline.stages.images import images
 from pipeline.stages.prepare import prepare
 from pipeline.stages.test import test as predict_test_split
 from pipeline.stages.weights import make_weights
+from pipeline.tasks.classification.answers import classify
 from tests.digits import write_digits
 
 ROOT = Path(__file__).parents[1]
@@ -71,7 +72,7 @@ def contents(*folders: str, without=("timing.json", "costs.csv", "index.html", "
         str(path): path.read_bytes()
         for folder in folders
         for path in sorted(Path(folder).rglob("*"))
-        if path.is_file() and path.name not in without
+        if path.is_file() and not path.name.endswith(without)
     }
 
 
@@ -169,7 +170,7 @@ def test_the_model_file_is_the_network_that_predicted(project):
         rows = pd.read_csv("prepared/splits/test.csv")["row"]
         paths = [Path("data/target") / table["image"][row] for row in rows]
         said = pd.read_csv(run.predictions)[["p_5", "p_6", "p_7"]].to_numpy()
-        found = np.array([p for _, p in predict.classify(params, run, paths)])
+        found = np.array([p for _, p in classify(params, run, paths)])
         assert np.allclose(found, said, atol=1e-6)
 
 
@@ -207,11 +208,14 @@ def test_leftovers_are_not_compared_and_prune_clears_them(project):
     before = contents("reports")
     stranger = Path("runs/other/shots-4/seed-0")
     shutil.copytree(RunId("finetune", 4, 0).folder, stranger)
-    shutil.copy("predictions/finetune-n4-s0.csv", "predictions/other-n4-s0.csv")
+    others = [Path(f"predictions/other-n4-s0.{kind}") for kind in ("csv", "png", "timing.json")]
+    for path in others:
+        shutil.copy(str(path).replace("other", "finetune"), path)
     evaluate(tiny_params())
     assert contents("reports") == before
     removed = prune.prune(tiny_params())
-    assert removed == [Path("predictions/other-n4-s0.csv"), stranger]
+    assert removed == [*others, stranger]
+    assert RunId("finetune", 4, 0).examples.exists()
     assert not Path("runs/other").exists() and RunId("finetune", 4, 0).folder.exists()
 
 
@@ -352,7 +356,7 @@ def test_predict_names_what_it_cannot_do(project, monkeypatch):
     params = tiny_params()
     Path("note.jpg").write_text("no picture")
     with pytest.raises(InputError, match=r"note\.jpg"):
-        predict.classify(params, RunId("scratch", 4, 0), [Path("note.jpg")])
+        classify(params, RunId("scratch", 4, 0), [Path("note.jpg")])
     with pytest.raises(InputError, match="there is no 'cnn'"):
         predict.find_run(params, "cnn", None, None)
     with pytest.raises(InputError, match="no such trained run"):

@@ -21,7 +21,8 @@ RANKS = {
     "training": 3, "evaluation": 3, "tracking": 3,
     "report": 4, "recipes": 4,
     "check": 5, "workspace": 5,
-    "configure": 6, "lr_finder": 6, "plan": 6, "predict": 6, "prune": 6, "stages": 6,
+    "tasks": 6,
+    "configure": 7, "lr_finder": 7, "plan": 7, "predict": 7, "prune": 7, "stages": 7, "sweep": 7,
 }  # fmt: skip
 
 # Code that runs in a stage and cannot alter its bytes: validation, tracking, progress.
@@ -133,9 +134,9 @@ def test_every_optional_key_that_dvc_names_must_be_written():
 
 def test_none_but_the_test_stages_reads_the_test_split():
     """By DVC's graph, and by name in the code: who could open it at all."""
-    test_list = "prepared/splits/test.csv"
-    readers = {name for name, stage in STAGES.items() if test_list in stage["deps"]}
-    assert readers == {"test_breakdown", "test_baseline"}
+    for test_list in ("prepared/splits/test.csv", "prepared/splits/trials.csv"):
+        readers = {name for name, stage in STAGES.items() if test_list in stage["deps"]}
+        assert readers == {"test_breakdown", "test_baseline"}
     folders = {"prepared", "prepared/splits"}
     assert not any(folders & set(stage["deps"]) for stage in STAGES.values())
     naming = {
@@ -144,9 +145,10 @@ def test_none_but_the_test_stages_reads_the_test_split():
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
         if isinstance(node, ast.Constant)
         and isinstance(node.value, str)
-        and "splits/test" in node.value
+        and ("splits/test" in node.value or "splits/trials" in node.value)
     }
-    assert naming == {"pipeline/stages/test.py"}
+    writers = {f"pipeline/tasks/{task}/lists.py" for task in ("classification", "verification")}
+    assert naming == {"pipeline/stages/test.py", *writers}
 
 
 def test_what_is_evaluated_needs_no_torch_and_no_mlflow():

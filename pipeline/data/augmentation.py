@@ -20,6 +20,7 @@ LUMA = (0.2989, 0.587, 0.114)  # weights of red, green and blue in grey, as torc
 CROP_RATIOS = (3 / 4, 4 / 3)
 ERASED_AREAS = (0.02, 0.33)
 ERASED_RATIOS = (0.3, 3.3)
+ELASTIC_POINTS = 5  # a side of the grid of displacements between which is interpolated
 
 # All are drawn each time, in this order, so that no setting changes what another one draws.
 DRAWS = (
@@ -36,15 +37,17 @@ Range = tuple[float, float]
 def augment(pixels: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
     """Change each image of a batch by its own draw from the ranges of ``settings``.
 
-    In this order: a flip; one bilinear resampling for rotation, zoom, shear, shift and crop;
-    brightness, contrast, saturation and hue as in torchvision's ``ColorJitter`` (the last two
-    leave a single channel alone); random erasing (Zhong et al., AAAI 2020) to mid grey. What a
-    resampling reads from outside the image repeats its border.
+    In this order: a flip; one bilinear resampling for rotation, zoom, shear, shift, crop and an
+    elastic distortion (Simard, Steinkraus and Platt, ICDAR 2003); brightness, contrast, saturation
+    and hue as in torchvision's ``ColorJitter`` (the last two leave a single channel alone); random
+    erasing (Zhong et al., AAAI 2020) to mid grey. What a resampling reads from outside the image
+    repeats its border.
 
     Args:
         pixels: (B, C, H, W) with C of 1 or 3, uint8, or float from 0 to 255.
         settings: the ranges; where all are off, ``pixels`` come back as they are.
-        generator: of the CPU; it advances alike under all settings but off.
+        generator: of the CPU; it advances alike under all settings but off, and further with
+            ``elastic``.
 
     Returns:
         (B, C, H, W) float32 from 0 to 255, on the device of ``pixels``.
@@ -57,8 +60,12 @@ def augment(pixels: Tensor, settings: Augmentation, generator: torch.Generator) 
         mirrored = _per_image(draws["flip"] < 0.5, pixels)
         pixels = torch.where(mirrored, pixels.flip(3), pixels)
     images = pixels.to(torch.float32)
-    if settings.rotation or settings.zoom or settings.shear or settings.shift or settings.crop < 1:
-        images = _warp(images, settings, draws)
+    bend = None
+    if settings.elastic:
+        bend = torch.randn(len(pixels), 2, ELASTIC_POINTS, ELASTIC_POINTS, generator=generator)
+    warped = settings.rotation or settings.zoom or settings.shear or settings.shift
+    if warped or settings.crop < 1 or bend is not None:
+        images = _warp(images, settings, draws, bend)
     images = _jitter(images, settings, draws)
     if settings.erasing:
         images = _erase(images, settings.erasing, draws)
@@ -124,11 +131,12 @@ def _cut(centre: float, length: float, side: int) -> slice:
     return slice(start, stop)
 
 
-def _warp(images: Tensor, settings: Augmentation, draws: Draws) -> Tensor:
-    """Rotation, zoom, shear, shift and crop together; what is outside repeats the border.
+def _warp(images: Tensor, settings: Augmentation, draws: Draws, bend: Tensor | None) -> Tensor:
+    """Rotation, zoom, shear, shift, crop and bend together; what is outside repeats the border.
 
     A point of the output, in [-1, 1], goes into the crop's box, then through
-    rotation x shear x zoom, then is shifted; there the input is read.
+    rotation x shear x zoom, then is shifted, by its own amount too where there is a ``bend``
+    (B, 2, h, w), a grid of standard normal displacements; there the input is read.
     """
     angle = math.radians(settings.rotation) * _either_way(draws["rotation"])
     slant = torch.tan(math.radians(settings.shear) * _either_way(draws["shear"]))
@@ -148,6 +156,11 @@ def _warp(images: Tensor, settings: Augmentation, draws: Draws) -> Tensor:
     matrix = torch.stack([axis_x * width, axis_y * height, origin], dim=2).transpose(0, 1)
     matrix = matrix.to(images.device, non_blocking=True)  # (B, 2, 3)
     grid = functional.affine_grid(matrix, list(images.shape), align_corners=False)
+    if bend is not None:
+        size = list(images.shape[2:])
+        field = functional.interpolate(bend, size, mode="bicubic", align_corners=True)
+        field = field.to(images.device, non_blocking=True)  # made on the CPU: the same everywhere
+        grid = grid + 2 * settings.elastic * field.permute(0, 2, 3, 1)
     return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 

@@ -58,6 +58,35 @@ def read_pairs(path: Path | str, rows: Array) -> PairList:
     return PairList(left, right, same)
 
 
+@dataclass(frozen=True)
+class Trials:
+    """Comparisons of a set: episode, ``left`` and ``right`` as positions, ``same``; each (T,)."""
+
+    episode: npt.NDArray[np.str_]
+    left: Array
+    right: Array
+    same: Array
+
+
+def read_trials(path: Path | str, rows: Array) -> dict[str, Trials]:
+    """Read ``set,episode,left,right,same`` by set; images become positions in ``rows``."""
+    by_set: dict[str, list[dict[str, str]]] = {}
+    with open(path, newline="", encoding="utf-8") as file:
+        for line in csv.DictReader(file):
+            by_set.setdefault(line["set"], []).append(line)
+    order = np.argsort(rows)
+    found = {}
+    for name, lines in by_set.items():
+        left, right, same = (
+            np.array([int(line[key]) for line in lines], dtype=np.int64)
+            for key in ("left", "right", "same")
+        )
+        left, right = (order[np.searchsorted(rows, ends, sorter=order)] for ends in (left, right))
+        episode = np.array([line["episode"] for line in lines], dtype=np.str_)
+        found[name] = Trials(episode, left, right, same)
+    return found
+
+
 def batch_count(images: int, batch_size: int) -> int:
     """Batches an epoch: each of two images at least, where there are two."""
     return max(1, min(math.ceil(images / batch_size), images // 2))

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
+from pipeline.records import write_table
 
 Array = npt.NDArray[np.int64]
 
@@ -66,6 +71,32 @@ def draw_pairs(
     low, high = np.minimum(one, two), np.maximum(one, two)
     sort = np.lexsort((high, low))
     return PairList(low[sort], high[sort], is_same[sort].astype(np.int64)), missing
+
+
+def write_pairs(path: Path, pairs: PairList) -> None:
+    """Write ``left,right,same``."""
+    columns = zip(pairs.left.tolist(), pairs.right.tolist(), pairs.same.tolist(), strict=True)
+    write_table(path, columns, ("left", "right", "same"))
+
+
+def pair_counts(pairs: PairList, missing: Mapping[str, int]) -> dict[str, int]:
+    """How many pairs of each kind there are, and how many of those asked for are missing."""
+    same = int(pairs.same.sum())
+    return {"same": same, "different": len(pairs.same) - same, **missing}
+
+
+def say_missing(lists: Mapping[str, Mapping[str, int]]) -> None:
+    """Say, on the error stream, how many pair lists lack pairs; ``pair_counts`` by list."""
+    for kind, words in (("same", "of one class"), ("different", "of two classes")):
+        short = {n: of[f"{kind}_missing"] for n, of in lists.items() if of[f"{kind}_missing"]}
+        if short:
+            worst = max(short, key=lambda name: short[name])
+            print(
+                f"prepare: there are too few pairs {words} in {len(short)} of {len(lists)} pair "
+                f"lists, which take all there are; {worst} lacks most, {short[worst]} of those "
+                "that pairs.per_image asks for",
+                file=sys.stderr,
+            )
 
 
 def _choose(population: int, wanted: int, generator: np.random.Generator) -> Array:

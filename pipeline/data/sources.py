@@ -10,19 +10,20 @@ import io
 import os
 import posixpath
 import re
-import threading
-import unicodedata
-import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import cast
 
+from pipeline.data import omniglot, pair_lists
+from pipeline.data.items import Found, Item, Trial, printable
+from pipeline.data.trees import IMAGES, SUFFIXES, Parts, Tree, natural, open_tree, suffix
 from pipeline.errors import InputError
+from pipeline.params import Task
 
-IMAGES = "bmp gif jpe jpeg jpg pbm pgm png pnm ppm tif tiff webp"  # what is read, for people
-SUFFIXES = frozenset(f".{name}" for name in IMAGES.split())
+__all__ = ["Found", "Item", "Trial", "class_names", "find", "find_images"]
+
+LABELLED = ("folders", "lists", "csv")  # layouts of both tasks
 SIDECARS = frozenset((".txt", ".csv", ".json", ".xml", ".md", ".db", ".ini"))
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 SPLITS |= {"training": "train", "training_set": "train", "train_set": "train"}
@@ -31,46 +32,36 @@ SPLITS |= {"testing": "test", "test_set": "test"}
 COLUMNS = ("image", "label", "split", "group")  # of a table; the last two at will
 TABLES = ("images.csv", "labels.csv")  # which table is meant where several lie there
 
-Parts = tuple[str, ...]  # a path relative to the target, folder by folder
 
-_handles = threading.local()
+def find(target: Path, layout: str, task: Task) -> Found:
+    """The images of a set, and the trials that its layout brings (pairs, episodes).
 
+    For classification see `find_images`. In verification classes are identities (people,
+    characters), and each lies in one split alone: the layouts of classification are read as
+    there, ``pairs`` is `pair_lists.find`, ``omniglot`` is `omniglot.find`.
 
-@dataclass(frozen=True)
-class Item:
-    """One labelled image, not yet read.
-
-    ``image`` is its path for people and tables, relative to the target, with '/' separators;
-    ``split`` is train, val or test, or nothing where splits are still to be drawn; images of one
-    ``group`` (a patient, plant or person) belong in one split, and without one each stands alone.
-    The bytes lie in ``file``, or in its ``member`` where that file is a zip.
+    Raises:
+        InputError: what the layout refuses; a layout of verification for classification; in
+            verification an identity in two splits, fewer than two identities to train on, or
+            none of them with two images.
     """
-
-    image: str
-    file: Path
-    class_name: str
-    split: str = ""
-    group: str = ""
-    member: str | None = None
-
-    @property
-    def place(self) -> str:
-        """Where the image lies, to word errors with."""
-        return _printable(str(self.file) if self.member is None else f"{self.file}/{self.member}")
-
-    def read(self) -> bytes:
-        """The image file's bytes; any number of threads may read at once.
-
-        Raises:
-            Exception: what the file system or ``zipfile`` raises where that fails.
-        """
-        if self.member is None:
-            return self.file.read_bytes()
-        return _archive(self.file).read(self.member)
+    if task == "classification":
+        if layout not in LABELLED:
+            raise InputError(
+                f"params.yaml: data.layout: {layout} is for task: verification; for "
+                f"classification set it to {', '.join(LABELLED[:-1])} or {LABELLED[-1]}"
+            )
+        return Found(find_images(target, layout), [])
+    if layout in LABELLED:
+        found = Found(_labelled(target, layout), [])
+    else:
+        found = {"pairs": pair_lists.find, "omniglot": omniglot.find}[layout](target)
+    _check_identities(target, found.items)
+    return Found(_sorted(found.items), found.trials)
 
 
 def find_images(target: Path, layout: str) -> list[Item]:
-    """The images of a set, sorted by class, then by path, whatever the file system's order.
+    """The images of a set to classify, sorted by class, then by path, on every file system.
 
     ``target`` is a folder or a ``.zip``, or the table of layout ``csv`` itself. Layout ``folders``
     is ``<class>/*`` or ``train|val|test/<class>/*``, with folders nested to any depth; ``lists``
@@ -87,135 +78,33 @@ def find_images(target: Path, layout: str) -> list[Item]:
             its columns, or with a group in two splits; a circle of links; a zip that is damaged,
             encrypted or points outside itself.
     """
-    tree = _tree(target, layout)
-    items = {"folders": _from_folders, "lists": _from_lists, "csv": _from_table}[layout](tree)
-    _check(target, items)
-    return sorted(items, key=lambda item: (_natural(item.class_name), item.image, item.split))
+    items = _labelled(target, layout)
+    _check_classes(target, items)
+    return _sorted(items)
 
 
 def class_names(items: Sequence[Item]) -> list[str]:
     """The classes, numbers within names by value (2 before 10); a label is an index in this."""
-    return sorted({item.class_name for item in items}, key=_natural)
+    return sorted({item.class_name for item in items}, key=natural)
 
 
-@dataclass
-class _Tree:
-    """What a folder or a zip holds; ``files`` gives a zip's member names, which may be spelt so
-    that the parts do not tell them (backslashes, ``./``)."""
-
-    target: Path
-    zipped: bool
-    files: dict[Parts, str] = field(default_factory=dict)
-    folders: set[Parts] = field(default_factory=set)
-
-    def subfolders(self, folder: Parts) -> list[Parts]:
-        return sorted(path for path in self.folders if path[:-1] == folder)
-
-    def has_images(self, folder: Parts) -> bool:
-        """Whether images lie in the folder itself, not only below."""
-        return any(path[:-1] == folder and _suffix(path) in SUFFIXES for path in self.files)
-
-    def place(self, path: Parts) -> str:
-        return _printable("/".join((str(self.target), *path)))
-
-    def read(self, path: Parts) -> bytes:
-        return self.item(path, "", "").read()
-
-    def item(self, path: Parts, class_name: str, split: str, group: str = "") -> Item:
-        return Item(
-            image=_printable("/".join(path)),
-            file=self.target if self.zipped else self.target.joinpath(*path),
-            class_name=_printable(class_name),
-            split=split,
-            group=_printable(group),
-            member=self.files[path] if self.zipped else None,
-        )
-
-
-def _tree(target: Path, layout: str) -> _Tree:
-    if target.is_dir():
-        return _walk(target)
-    if not target.exists():
+def _labelled(target: Path, layout: str) -> list[Item]:
+    """The images of the layouts that both tasks have; at least one."""
+    tree = open_tree(target, table=layout == "csv")
+    items = {"folders": _from_folders, "lists": _from_lists, "csv": _from_table}[layout](tree)
+    if not items:
         raise InputError(
-            f"{target}: there is no such folder or .zip; fetch it with 'dvc pull data.dvc', "
-            "or put your images there"
+            f"{target}: holds no images; put them there, one folder a class, or set data.target "
+            "and data.source to the folders or .zip files that hold them"
         )
-    suffix = target.suffix.lower()
-    if suffix == ".csv" and layout == "csv":
-        return _Tree(target.parent, zipped=False, files={(target.name,): str(target)})
-    if suffix != ".zip":
-        hint = " (for a table set data.layout to csv)" if suffix == ".csv" else ""
-        also = ", or the .csv itself" if layout == "csv" else ""
-        raise InputError(f"{target}: must be a folder or a .zip{also}{hint}")
-    return _contents(target)
+    return items
 
 
-def _walk(target: Path) -> _Tree:
-    tree = _Tree(target, zipped=False)
-    pending: list[tuple[Parts, Parts]] = [((), (os.path.realpath(target),))]
-    try:
-        while pending:
-            folder, above = pending.pop()
-            for entry in sorted(os.scandir(target.joinpath(*folder)), key=lambda e: e.name):
-                path = (*folder, entry.name)
-                if _ignored(entry.name):
-                    continue
-                if not entry.is_dir():
-                    tree.files[path] = entry.path
-                    continue
-                real = os.path.realpath(entry.path)
-                if real in above:
-                    raise InputError(
-                        f"{tree.place(path)}: is a link to a folder that it lies in; remove it"
-                    )
-                tree.folders.add(path)
-                pending.append((path, (*above, real)))
-    except OSError as error:
-        name = _printable(str(error.filename or target))
-        raise InputError(f"{name}: cannot be read: {error.strerror}") from None
-    return tree
+def _sorted(items: list[Item]) -> list[Item]:
+    return sorted(items, key=lambda item: (natural(item.class_name), item.image, item.split))
 
 
-def _contents(target: Path) -> _Tree:
-    tree = _Tree(target, zipped=True)
-    try:
-        with zipfile.ZipFile(target) as archive:
-            members = archive.infolist()
-    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
-        raise InputError(f"{target}: cannot be read as a zip: {error}") from None
-    for member in members:
-        name = member.filename.replace("\\", "/")  # as some Windows programs write it
-        path = tuple(part for part in name.split("/") if part not in ("", "."))
-        if name.startswith("/") or re.match(r"[A-Za-z]:/", name) or ".." in path:
-            raise InputError(
-                f"{target}: its member '{_printable(name)}' points outside the zip; zip it again "
-                "with relative paths"
-            )
-        if not path or any(_ignored(part) for part in path):
-            continue
-        if member.flag_bits & 0x1:
-            raise InputError(f"{target}: is encrypted; zip it again without a password")
-        above = len(path) + 1 if name.endswith("/") else len(path)
-        tree.folders.update(path[:depth] for depth in range(1, above))
-        if not name.endswith("/"):
-            tree.files[path] = member.filename
-    return tree
-
-
-def _archive(file: Path) -> zipfile.ZipFile:
-    """The calling thread's own handle, opened anew in a forked process and for a changed file.
-
-    A handle that threads share counts its readers without a lock and has them wait for each
-    other; one that processes share has one file position for all.
-    """
-    status = file.stat()
-    key = (os.getpid(), status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
-    if getattr(_handles, "key", None) != key:
-        _handles.archive, _handles.key = zipfile.ZipFile(file), key
-    return cast(zipfile.ZipFile, _handles.archive)
-
-
-def _from_folders(tree: _Tree) -> list[Item]:
+def _from_folders(tree: Tree) -> list[Item]:
     root = _unwrap(tree)
     splits = _split_folders(tree, root)
     # folders that must hold images: classes, and the splits around them
@@ -226,7 +115,7 @@ def _from_folders(tree: _Tree) -> list[Item]:
     items: list[Item] = []
     filled: set[Parts] = set()
     for path in sorted(tree.files):
-        if _suffix(path) in SUFFIXES:
+        if suffix(path) in SUFFIXES:
             if len(path) <= depth:
                 raise InputError(
                     f"{tree.place(path)}: lies in no class folder; put it in the folder of its "
@@ -235,7 +124,7 @@ def _from_folders(tree: _Tree) -> list[Item]:
             split = splits[path[len(root)]] if len(splits) > 1 else ""
             items.append(tree.item(path, path[depth - 1], split))
             filled.update((path[: len(root) + 1], path[:depth]))
-        elif len(path) > depth and _suffix(path) not in SIDECARS:
+        elif len(path) > depth and suffix(path) not in SIDECARS:
             raise InputError(
                 f"{tree.place(path)}: is no kind of image that is read here "
                 f"({IMAGES.replace(' ', ', ')}); convert it or remove it"
@@ -258,7 +147,7 @@ def _spelt_as_in_train(items: list[Item]) -> list[Item]:
     ]
 
 
-def _unwrap(tree: _Tree) -> Parts:
+def _unwrap(tree: Tree) -> Parts:
     """The folder that holds the class or split folders: the target or a lone folder in it."""
     root: Parts = ()
     while True:
@@ -272,7 +161,7 @@ def _unwrap(tree: _Tree) -> Parts:
         root = inside[0]
 
 
-def _split_folders(tree: _Tree, root: Parts) -> dict[str, str]:
+def _split_folders(tree: Tree, root: Parts) -> dict[str, str]:
     """The split of each folder in ``root``, by name; empty where these folders are classes."""
     tops = tree.subfolders(root)
     found = {path[-1]: _split(path) for path in tops if _split(path)}
@@ -282,7 +171,7 @@ def _split_folders(tree: _Tree, root: Parts) -> dict[str, str]:
     for path in tops:
         # a class may be called train, but then its images lie in it
         if path[-1] in found and not tree.has_images(path):
-            others = [_printable(other[-1]) for other in tops if other[-1] not in found]
+            others = [printable(other[-1]) for other in tops if other[-1] not in found]
             raise InputError(
                 f"{tree.place(path)}: looks like a split, but stands beside '{others[0]}'; "
                 "keep only train, val and test there, or only class folders"
@@ -305,7 +194,7 @@ def _check_splits(place: str, found: dict[str, str]) -> None:
             )
 
 
-def _from_lists(tree: _Tree) -> list[Item]:
+def _from_lists(tree: Tree) -> list[Item]:
     root: Parts = ()
     while not (lists := _list_files(tree, root)):
         inside = tree.subfolders(root)
@@ -322,28 +211,28 @@ def _from_lists(tree: _Tree) -> list[Item]:
     return items
 
 
-def _list_files(tree: _Tree, root: Parts) -> dict[str, str]:
+def _list_files(tree: Tree, root: Parts) -> dict[str, str]:
     names = sorted(path[-1] for path in tree.files if path[:-1] == root)
     found = {name: _split((name[:-4],)) for name in names if name.lower().endswith(".txt")}
     return {name: split for name, split in found.items() if split}
 
 
-def _read_list(tree: _Tree, path: Parts, split: str) -> list[Item]:
+def _read_list(tree: Tree, path: Parts, split: str) -> list[Item]:
     place = tree.place(path)
     items: list[Item] = []
     lines: dict[str, int] = {}
-    for number, line in enumerate(_text(tree, path).split("\n"), start=1):
+    for number, line in enumerate(tree.text(path).split("\n"), start=1):
         if not line.strip():
             continue
         *before, label = re.split(r"[ \t]+(?=[^ \t]+\Z)", line.strip())
-        if not before or _suffix((label,)) in SUFFIXES:
+        if not before or suffix((label,)) in SUFFIXES:
             raise InputError(
                 f"{place}:{number}: has no label; each line is 'path label', such as 'a/1.jpg cat'"
             )
         item = _listed(tree, path[:-1], before[0], label, split)
         if item is None:
             raise InputError(
-                f"{place}:{number}: there is no file '{_printable(before[0])}'; paths are relative "
+                f"{place}:{number}: there is no file '{printable(before[0])}'; paths are relative "
                 f"to the list{' and stay in the zip' if tree.zipped else ' or absolute'}"
             )
         first = lines.setdefault(item.image, number)
@@ -355,18 +244,8 @@ def _read_list(tree: _Tree, path: Parts, split: str) -> list[Item]:
     return items
 
 
-def _text(tree: _Tree, path: Parts) -> str:
-    place = tree.place(path)
-    try:
-        return tree.read(path).decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise InputError(f"{place}: is not UTF-8 text; save it as UTF-8") from None
-    except Exception as error:  # whatever a damaged zip makes zipfile raise
-        raise InputError(f"{place}: cannot be read: {error}") from None
-
-
 def _listed(
-    tree: _Tree, folder: Parts, name: str, label: str, split: str, group: str = ""
+    tree: Tree, folder: Parts, name: str, label: str, split: str, group: str = ""
 ) -> Item | None:
     """The item of a line in a list or table, or None where there is no such file."""
     relative = posixpath.normpath(posixpath.join(*folder, name))
@@ -377,13 +256,13 @@ def _listed(
     if not os.path.isfile(file):  # False also for a name that no file can have
         return None
     image = name if os.path.isabs(name) else relative
-    return Item(_printable(image), file, _printable(label), split, _printable(group))
+    return Item(printable(image), file, printable(label), split, printable(group))
 
 
-def _from_table(tree: _Tree) -> list[Item]:
+def _from_table(tree: Tree) -> list[Item]:
     path = _find_table(tree)
     place = tree.place(path)
-    rows = _rows(_text(tree, path), place)
+    rows = _rows(tree.text(path), place)
     number, header = next(rows, (1, []))
     columns = _columns(header, f"{place}:{number}")
     items: dict[int, Item] = {}  # by line
@@ -409,7 +288,7 @@ def _from_table(tree: _Tree) -> list[Item]:
     return [item if len(splits) > 1 else replace(item, split="") for item in items.values()]
 
 
-def _find_table(tree: _Tree) -> Parts:
+def _find_table(tree: Tree) -> Parts:
     """The table of a set: the lone one, or the one that its name or its header tells."""
     root: Parts = ()
     while not (tables := _csv_files(tree, root)):
@@ -422,7 +301,7 @@ def _find_table(tree: _Tree) -> Parts:
         root = inside[0]
     tables = [path for path in tables if path[-1].casefold() in TABLES] or tables
     if len(tables) > 1:
-        names = ", ".join(_printable(path[-1]) for path in tables)
+        names = ", ".join(printable(path[-1]) for path in tables)
         tables = [path for path in tables if _has_columns(tree, path)]
         if len(tables) != 1:
             raise InputError(
@@ -433,13 +312,13 @@ def _find_table(tree: _Tree) -> Parts:
     return tables[0]
 
 
-def _csv_files(tree: _Tree, folder: Parts) -> list[Parts]:
-    return sorted(p for p in tree.files if p[:-1] == folder and _suffix(p) == ".csv")
+def _csv_files(tree: Tree, folder: Parts) -> list[Parts]:
+    return sorted(p for p in tree.files if p[:-1] == folder and suffix(p) == ".csv")
 
 
-def _has_columns(tree: _Tree, path: Parts) -> bool:
+def _has_columns(tree: Tree, path: Parts) -> bool:
     try:
-        _columns(next(_rows(_text(tree, path), ""), (1, []))[1], "")
+        _columns(next(_rows(tree.text(path), ""), (1, []))[1], "")
     except InputError:
         return False
     return True
@@ -469,7 +348,7 @@ def _columns(header: Sequence[str], where: str) -> dict[str, int]:
         if names.count(name) > 1:
             raise InputError(f"{where}: has the column {name} twice; keep one")
         if name in COLUMNS[:2] and name not in names:
-            found = _printable(", ".join(header)) or "none"
+            found = printable(", ".join(header)) or "none"
             hint = ", and separate them by commas" if re.search(r"[;\t|]", found) else ""
             raise InputError(
                 f"{where}: has no column {name}, only {found}; the first line must name the "
@@ -478,7 +357,7 @@ def _columns(header: Sequence[str], where: str) -> dict[str, int]:
     return {name: names.index(name) for name in COLUMNS if name in names}
 
 
-def _table_item(tree: _Tree, folder: Parts, cell: dict[str, str], where: str) -> Item:
+def _table_item(tree: Tree, folder: Parts, cell: dict[str, str], where: str) -> Item:
     """The item of a table's row, by its cells."""
     for name in ("image", "label"):
         if not cell[name]:
@@ -486,12 +365,12 @@ def _table_item(tree: _Tree, folder: Parts, cell: dict[str, str], where: str) ->
     split = SPLITS.get(cell["split"].casefold(), "")
     if cell["split"] and not split:
         raise InputError(
-            f"{where}: '{_printable(cell['split'])}' is no split; write train, val or test"
+            f"{where}: '{printable(cell['split'])}' is no split; write train, val or test"
         )
     item = _listed(tree, folder, cell["image"], cell["label"], split, cell["group"])
     if item is None:
         raise InputError(
-            f"{where}: there is no file '{_printable(cell['image'])}'; paths are relative to the "
+            f"{where}: there is no file '{printable(cell['image'])}'; paths are relative to the "
             f"table{' and stay in the zip' if tree.zipped else ' or absolute'}"
         )
     return item
@@ -517,13 +396,8 @@ def _check_table(place: str, items: dict[int, Item]) -> set[str]:
     return splits
 
 
-def _check(target: Path, items: Sequence[Item]) -> None:
+def _check_classes(target: Path, items: Sequence[Item]) -> None:
     """Refuse sets that no classifier can be trained on."""
-    if not items:
-        raise InputError(
-            f"{target}: holds no images; put them there, one folder a class, or set data.target "
-            "and data.source to the folders or .zip files that hold them"
-        )
     brought = any(item.split for item in items)
     training = Counter(item.class_name for item in items if item.split in ("", "train"))
     for item in items:
@@ -546,30 +420,28 @@ def _check(target: Path, items: Sequence[Item]) -> None:
             )
 
 
+def _check_identities(target: Path, items: Sequence[Item]) -> None:
+    """Refuse sets on which nobody can learn and test whether two images show one class."""
+    homes: dict[str, Item] = {}
+    for item in items:
+        home = homes.setdefault(item.class_name, item)
+        if home.split != item.split:
+            raise InputError(
+                f"{target}: '{item.class_name}' stands in {home.split} ({home.image}) and in "
+                f"{item.split} ({item.image}); in verification a class lies in one split alone: "
+                "put all its images in one"
+            )
+    training = Counter(item.class_name for item in items if item.split in ("", "train"))
+    if len(training) < 2:
+        raise InputError(
+            f"{target}: has {len(training)} class(es) to train on; verification needs two at least"
+        )
+    if max(training.values()) < 2:
+        raise InputError(
+            f"{target}: has a single image of each class to train on, so no pair of one class; "
+            "add a second image of some"
+        )
+
+
 def _split(path: Parts) -> str:
     return SPLITS.get(path[-1].casefold(), "")
-
-
-def _suffix(path: Parts) -> str:
-    return os.path.splitext(path[-1])[1].lower()
-
-
-def _ignored(name: str) -> bool:
-    """Whether a file or folder is left there by a system, not by a person."""
-    return name.startswith(".") or name == "__MACOSX"
-
-
-def _natural(name: str) -> tuple[list[str | int], str]:
-    """A key that sorts numbers within names by value; text and digits take turns in it."""
-    parts = re.split(r"([0-9]+)", name.casefold())
-    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
-
-
-def _printable(text: str) -> str:
-    """The text in one line of valid UTF-8: control characters and stray bytes as escapes."""
-    return "".join(
-        char.encode("unicode_escape").decode()
-        if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp")
-        else char
-        for char in text
-    )

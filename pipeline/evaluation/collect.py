@@ -6,7 +6,7 @@ What is read is what ``compare`` names; files of other runs are never looked at.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,15 +16,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.evaluation.metrics import (
-    BINARY,
-    CLASS_RECALL,
-    HEADLINE,
-    Predictions,
-    all_metrics,
-)
-from pipeline.params import PARAMS_FILE, Compare
-from pipeline.records import RECORD_VERSION, RunId, digest, read_json, runs_of
+from pipeline.params import Compare
+from pipeline.records import RECORD_VERSION, RunId, read_json, runs_of
 
 SUMMARY = Path("prepared/summary.json")
 REMAKE = "make it anew with 'dvc repro'"
@@ -39,15 +32,16 @@ RECORD_FIELDS: dict[str, type] = {
     "device": str,
     "threads": int,
 }
-LISTED_CLASSES = 20
+PHASE_FIELDS = {"phase", "epochs", "chosen_epoch", "status"}
 COST_FIELDS = ("images_seen", "seconds", "images_per_second", "peak_memory_mb")
+TEST_PHASE = "test"  # what predicting is called among the phases that cost something
 
 AnyNumber = TypeVar("AnyNumber", bound=np.generic)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one phase of one run took; None where it was not measured."""
+    """What one phase of one run took, or its test; None where it was not measured."""
 
     run: RunId
     phase: str
@@ -62,7 +56,8 @@ class Run:
     """One compared run.
 
     ``values`` holds the test metrics, then the record's own, then ``diverged`` (0 or 1);
-    ``history`` has the columns ``phase``, ``epoch``, ``images_seen`` and metrics.
+    ``history`` has the columns ``phase``, ``epoch``, ``images_seen`` and metrics. ``costs`` are
+    those of training, ``prediction`` that of answering for the whole test split.
     """
 
     id: RunId
@@ -70,6 +65,7 @@ class Run:
     record: dict[str, Any]
     history: pd.DataFrame
     costs: list[Cost]
+    prediction: Cost
 
     @property
     def diverged(self) -> bool:
@@ -78,30 +74,88 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """All compared runs in compare order, and what they were tested on.
+class ClassRecall:
+    """A class that has a recall of its own, the metric's name, and how many test images it has."""
 
-    ``positive`` is the class of precision, recall and F-beta, which sets of two classes have;
-    ``by_class`` the number of each class's test images.
+    name: str
+    metric: str
+    images: int
+
+
+@dataclass(frozen=True)
+class Tested:
+    """What a run was tested on; runs are compared where it is equal.
+
+    Attributes:
+        digest: of the test images and questions.
+        headline: the metrics by which methods are judged.
+        lede: the test set in words, and what a guess is worth.
+        notes: sentences that say what metrics are.
+        examples: what the pictures of examples show.
+        classes: all of them, where all are tested on; else none.
+        recalls: the classes that have a recall of their own.
+    """
+
+    digest: str
+    headline: tuple[str, ...]
+    lede: str
+    notes: tuple[str, ...] = ()
+    examples: str = ""
+    classes: tuple[str, ...] = ()
+    recalls: tuple[ClassRecall, ...] = ()
+
+    @property
+    def primary(self) -> str:
+        """The metric that verdicts and figures go by."""
+        return self.headline[0]
+
+    @property
+    def metrics(self) -> list[str]:
+        """All metrics in which methods are compared."""
+        return [*self.headline, *(recall.metric for recall in self.recalls)]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One run's test metrics by name, in the order of the headline, and what it was tested on."""
+
+    values: dict[str, float]
+    tested: Tested
+
+
+@dataclass(frozen=True)
+class UnitInterval:
+    """How far a method's mean over its runs hangs on what these were tested on.
+
+    ``low`` and ``high`` bound the mean, ``difference_low`` and ``difference_high`` its difference
+    to the reference, if other ``units`` test units of the kind ``unit`` had been drawn. The
+    reference has no difference; of one unit nothing is bounded, nor is what so few cannot show.
+    """
+
+    method: str
+    shots: int | str
+    metric: str
+    mean: float
+    low: float | None
+    high: float | None
+    unit: str
+    units: int
+    difference: float | None = None
+    difference_low: float | None = None
+    difference_high: float | None = None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All compared runs in compare order, what they were tested on, and how data were prepared.
+
+    ``examples`` has a picture (PNG) of each method's, of the first seed at the last shots.
     """
 
     runs: list[Run]
-    classes: tuple[str, ...]
-    positive: str
-    test_images: int
-    by_class: tuple[int, ...]
+    tested: Tested
     prepared: dict[str, Any]
-
-    @property
-    def headline(self) -> tuple[str, ...]:
-        """The metrics by which methods are judged: those of two classes where there are two."""
-        return (*HEADLINE, *BINARY) if len(self.classes) == 2 else HEADLINE
-
-    @property
-    def recalls(self) -> dict[str, str]:
-        """The classes that have a recall of their own, and the metric's name."""
-        named = {name: f"{CLASS_RECALL}{name}" for name in self.classes}
-        return {name: metric for name, metric in named.items() if metric in self.runs[0].values}
+    examples: dict[RunId, bytes]
 
 
 @dataclass(frozen=True)
@@ -116,29 +170,31 @@ class SharedInput:
     differs: list[str]
 
 
-def collect(compare: Compare) -> Evidence:
+def collect(compare: Compare, read: Callable[[Path, Compare], Scored]) -> Evidence:
     """Read predictions, records, histories and timings of the runs that ``compare`` names.
 
+    Args:
+        compare: which runs.
+        read: reads and scores a run's predictions.
+
     Raises:
-        InputError: a file is missing, damaged, or belongs to another test split, or
-            ``compare.positive`` is no class.
+        InputError: a file is missing, damaged, or belongs to another test split, or as ``read``.
     """
     prepared = _json(SUMMARY)
-    runs, first, tested, positive = [], RunId("", 0, 0), None, ""
+    runs, first, tested = [], RunId("", 0, 0), None
     for run in runs_of(compare):
-        predictions, test = _predictions(run.predictions)
+        scored = read(run.predictions, compare)
         if tested is None:
-            first, tested = run, test
-            positive = _positive(compare, test.classes)
-        elif test != tested:
+            first, tested = run, scored.tested
+        elif scored.tested != tested:
             raise InputError(
-                f"{run.predictions}: not the classes and test images of {first.predictions}; "
+                f"{run.predictions}: not of the test images and classes of {first.predictions}; "
                 f"both must come from one test split: {REMAKE}"
             )
-        metrics = all_metrics(predictions, test.classes, positive, compare.beta)
-        runs.append(_run(run, metrics, run.method in compare.breakdowns))
+        runs.append(_run(run, scored.values, run.method in compare.breakdowns))
     assert tested is not None  # compare has at least one method, shots and seed
-    return Evidence(runs, tested.classes, positive, tested.images, tested.by_class, prepared)
+    shown = [RunId(method, compare.shots[-1], compare.seeds[0]) for method in compare.methods]
+    return Evidence(runs, tested, prepared, {run: _picture(run.examples) for run in shown})
 
 
 def shared_inputs(runs: Sequence[Run]) -> list[SharedInput]:
@@ -166,27 +222,30 @@ def shared_inputs(runs: Sequence[Run]) -> list[SharedInput]:
     ]
 
 
-@dataclass(frozen=True)
-class _Test:
-    """What makes two prediction files comparable: classes, numbers and digest of the images."""
+def read_text_table(path: Path) -> pd.DataFrame:
+    """A CSV as text, so that numbers are converted exactly and no name is taken for one.
 
-    classes: tuple[str, ...]
-    images: int
-    by_class: tuple[int, ...]
-    digest: str
+    Raises:
+        InputError: the file is missing or no table.
+    """
+    try:
+        return pd.read_csv(path, dtype=str, keep_default_na=False)
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file; {REMAKE}") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: no readable table ({_line(error)}): {REMAKE}") from None
 
 
-def _positive(compare: Compare, classes: Sequence[str]) -> str:
-    positive = compare.positive
-    if positive is None:
-        return classes[-1]
-    if positive not in classes:
-        more = f" and {len(classes) - LISTED_CLASSES} more" if len(classes) > LISTED_CLASSES else ""
-        raise InputError(
-            f"{PARAMS_FILE}: compare.positive: '{positive}' is no class; the classes are "
-            f"{', '.join(classes[:LISTED_CLASSES])}{more}"
-        )
-    return positive
+def numbers(path: Path, table: pd.DataFrame, kind: type[AnyNumber]) -> NDArray[AnyNumber]:
+    """All cells of a table of text as numbers (rows, columns).
+
+    Raises:
+        InputError: one is none.
+    """
+    try:
+        return table.to_numpy(object).astype(kind)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: holds what is no number ({_line(error)}): {REMAKE}") from None
 
 
 def _run(run: RunId, tested: dict[str, float], breakdown: bool) -> Run:
@@ -196,7 +255,8 @@ def _run(run: RunId, tested: dict[str, float], breakdown: bool) -> Run:
     values = {**tested, **metrics, "diverged": diverged}
     folders = [run.folder / "encoder", run.folder] if breakdown else [run.folder]
     costs = [cost for folder in folders for cost in _costs(run, folder / "timing.json")]
-    return Run(run, values, record, _history(run.folder / "history.csv"), costs)
+    history = _history(run.folder / "history.csv")
+    return Run(run, values, record, history, costs, _prediction(run))
 
 
 def _record(run: RunId) -> dict[str, Any]:
@@ -209,6 +269,10 @@ def _record(run: RunId) -> dict[str, Any]:
     for field, kind in RECORD_FIELDS.items():
         if not isinstance(record.get(field), kind):
             raise InputError(f"{path}: '{field}' is missing or no {kind.__name__}: {REMAKE}")
+    for phase in record["phases"]:
+        if not isinstance(phase, dict) or PHASE_FIELDS - set(phase):
+            fields = ", ".join(sorted(PHASE_FIELDS))
+            raise InputError(f"{path}: each of 'phases' must have {fields}: {REMAKE}")
     named = (record.get("method"), record.get("shots"), record.get("seed"))
     if named != (run.method, run.shots, run.seed):
         raise InputError(f"{path}: is the record of another run, {named}: {REMAKE}")
@@ -227,64 +291,28 @@ def _costs(run: RunId, path: Path) -> list[Cost]:
     ]
 
 
+def _prediction(run: RunId) -> Cost:
+    costs = _costs(run, run.test_timing)
+    if [cost.phase for cost in costs] != [TEST_PHASE]:
+        raise InputError(f"{run.test_timing}: 'phases' must be one phase '{TEST_PHASE}': {REMAKE}")
+    return costs[0]
+
+
 def _history(path: Path) -> pd.DataFrame:
-    table = _table(path)
+    table = read_text_table(path)
     missing = {"phase", "epoch", "images_seen"} - set(table.columns)
     if missing:
         raise InputError(f"{path}: column '{min(missing)}' is missing: {REMAKE}")
     cells = table.drop(columns="phase").replace("", "nan")
-    numbers = pd.DataFrame(_numbers(path, cells, np.float64), columns=cells.columns)
-    return numbers.assign(phase=table["phase"])
+    values = pd.DataFrame(numbers(path, cells, np.float64), columns=cells.columns)
+    return values.assign(phase=table["phase"])
 
 
-def _predictions(path: Path) -> tuple[Predictions, _Test]:
-    table = _table(path)
-    columns = [str(column) for column in table.columns]
-    classes = tuple(column.removeprefix("p_") for column in columns[3:])
-    if columns[:3] != ["image", "label", "predicted"] or len(classes) < 2:
-        raise InputError(f"{path}: columns must be image,label,predicted,p_<class>…: {REMAKE}")
-    if table.empty:
-        raise InputError(f"{path}: holds no image: {REMAKE}")
-    labels, predicted = _numbers(path, table[["label", "predicted"]], np.int64).T
-    probabilities = _numbers(path, table[columns[3:]], np.float64)
-    for numbers in (labels, predicted):
-        if numbers.min() < 0 or numbers.max() >= len(classes):
-            raise InputError(f"{path}: labels must be class numbers below {len(classes)}: {REMAKE}")
-    _check_probabilities(path, probabilities)
-    by_class = tuple(np.bincount(labels, minlength=len(classes)).tolist())
-    images = digest("\n".join(table["image"]), labels.tobytes())
-    tested = _Test(classes, len(table), by_class, images)
-    return Predictions(labels, predicted, probabilities), tested
-
-
-def _check_probabilities(path: Path, probabilities: NDArray[np.float64]) -> None:
-    inside = np.isfinite(probabilities) & (probabilities >= 0) & (probabilities <= 1)
-    wrong = ~inside.all(axis=1) | (np.abs(probabilities.sum(axis=1) - 1) > 1e-3)
-    if wrong.any():
-        line = int(np.argmax(wrong)) + 2  # after the header, from 1
-        raise InputError(f"{path}:{line}: probabilities must sum to 1: {REMAKE}")
-
-
-def _table(path: Path) -> pd.DataFrame:
-    """A CSV as text, so that numbers are converted exactly and no name is taken for one."""
+def _picture(path: Path) -> bytes:
     try:
-        return pd.read_csv(path, dtype=str, keep_default_na=False)
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file; {REMAKE}") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: no readable table ({_line(error)}): {REMAKE}") from None
-
-
-def _numbers(path: Path, table: pd.DataFrame, kind: type[AnyNumber]) -> NDArray[AnyNumber]:
-    """All cells as numbers (rows, columns).
-
-    Raises:
-        InputError: one is none.
-    """
-    try:
-        return table.to_numpy(object).astype(kind)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{path}: holds what is no number ({_line(error)}): {REMAKE}") from None
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); {REMAKE}") from None
 
 
 def _json(path: Path) -> dict[str, Any]:

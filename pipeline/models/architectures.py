@@ -1,4 +1,4 @@
-"""Networks by name: ``small``, ``bvlc_alexnet`` and torchvision's classification networks.
+"""Networks by name: our own ``small``, ``bvlc_alexnet``, ``koch``, and torchvision's classifiers.
 
 torchvision takes seconds to import: only what really needs it does so, inside functions.
 """
@@ -17,15 +17,22 @@ from torch.overrides import TorchFunctionMode
 
 from pipeline.errors import InputError
 from pipeline.models.bvlc import BVLC, MEAN_BGR, BVLCAlexNet
+from pipeline.models.koch import Koch
 from pipeline.params import nearest
 
 SMALL = "small"
-OWN = (SMALL, BVLC)  # all others are torchvision's
+DRAWINGS = "drawings"
+KOCH = "koch"
+OWN = (SMALL, BVLC, KOCH, DRAWINGS)  # all others are torchvision's
 SMALLEST_SIDE = 4
+DRAWINGS_WIDTHS = (32, 64, 128, 256)
 
 
 class _Pixels(NamedTuple):
-    """The pixels that a network wants: (value - mean) / std of those from 0 to 255."""
+    """The pixels that a network wants: (value - mean) / std of those from 0 to 255.
+
+    One mean and one std serve all channels of the images, as many as there are.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -34,7 +41,9 @@ class _Pixels(NamedTuple):
 
 _OWN_PIXELS = {
     SMALL: _Pixels(mean=(255 * 0.5,), std=(255 * 0.5,)),
+    DRAWINGS: _Pixels(mean=(255.0,), std=(-255.0,)),  # white is 0, as what pads a convolution
     BVLC: _Pixels(mean=MEAN_BGR, std=(1.0, 1.0, 1.0), bgr=True),
+    KOCH: _Pixels(mean=(0.0,), std=(255.0,)),
 }
 _IMAGENET_PIXELS = _Pixels(
     mean=(255 * 0.485, 255 * 0.456, 255 * 0.406), std=(255 * 0.229, 255 * 0.224, 255 * 0.225)
@@ -82,8 +91,8 @@ def build(
     Args:
         architecture: one of ``names()``.
         classes: outputs of the last layer.
-        channels: of the images, 1 or 3; all networks but ``small`` have three input channels
-            all the same (``normalise`` makes three of one).
+        channels: of the images, 1 or 3; all networks but ``small``, ``drawings`` and ``koch`` have
+            three input channels all the same (``normalise`` makes three of one).
         image_size: side of the square images in pixels.
         dropout: probability for every dropout layer; None keeps the architecture's own.
         generator_seed: seeds the initialisation.
@@ -137,16 +146,18 @@ def normalise(images: Tensor, architecture: str) -> Tensor:
 
     torchvision's networks: to [0, 1], then ImageNet's mean and standard deviation.
     ``bvlc_alexnet``: blue, green, red, from 0 to 255 less ImageNet's mean. For both, one grey
-    channel serves as all three. ``small``: to [-1, 1].
+    channel serves as all three. ``small``: to [-1, 1]. ``koch``: to [0, 1].
+    ``drawings``: to [0, 1], white being 0.
 
     Args:
         images: (B, C, H, W) uint8, or float from 0 to 255; three channels are red, green, blue.
         architecture: one of ``names()``.
 
     Returns:
-        (B, C', H, W) float32; C' is C for ``small`` and 3 for all others.
+        (B, C', H, W) float32; C' is C for ``small``, ``drawings`` and ``koch`` and 3 for all
+        others.
     """
-    pixels = _OWN_PIXELS.get(architecture, _IMAGENET_PIXELS)
+    pixels = _pixels(architecture)
     scale, shift = _affine(pixels, images.device)
     if pixels.bgr:
         images = images.flip(1)
@@ -196,6 +207,71 @@ class Small(nn.Module):
         return logits
 
 
+class Drawings(nn.Module):
+    """A small residual network for drawings, whose last maps say where on the paper a stroke is.
+
+    A block of 3 x 3 convolution, batch norm, relu and 2 x 2 max pooling, then three residual blocks
+    of two such convolutions beside a 1 x 1 convolution (He et al., "Deep residual learning", CVPR
+    2016, figure 2), the first two pooled; then the classifier on the flat maps. Few-shot learning
+    often pools the maps away; for characters the place of a stroke tells more.
+
+    Args:
+        channels: of the images.
+        image_size: side of the square images in pixels, from 8 on.
+        classes: number of outputs.
+    """
+
+    def __init__(self, channels: int, image_size: int, classes: int):
+        """Raises ValueError if the image is too small."""
+        super().__init__()
+        side = image_size // 8  # after three poolings
+        if not side:
+            raise ValueError("the smallest side is 8 pixels")
+        first, second, third, last = DRAWINGS_WIDTHS
+        self.features = nn.Sequential(
+            nn.Conv2d(channels, first, kernel_size=3, padding=1, bias=False),
+            nn.BatchNorm2d(first),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            _Residual(first, second),
+            nn.MaxPool2d(2),
+            _Residual(second, third),
+            nn.MaxPool2d(2),
+            _Residual(third, last),
+        )
+        self.flatten = nn.Flatten()
+        self.dropout = nn.Dropout(0.0)
+        self.classifier = nn.Linear(last * side**2, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, classes) of images (B, C, H, W)."""
+        logits: Tensor = self.classifier(self.dropout(self.flatten(self.features(images))))
+        return logits
+
+
+class _Residual(nn.Module):
+    """relu(two convolutions with batch norm + one of 1 x 1 with batch norm)."""
+
+    def __init__(self, width: int, wider: int):
+        super().__init__()
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(width, wider, kernel_size=3, padding=1, bias=False),
+            nn.BatchNorm2d(wider),
+            nn.ReLU(),
+            nn.Conv2d(wider, wider, kernel_size=3, padding=1, bias=False),
+            nn.BatchNorm2d(wider),
+        )
+        self.shortcut = nn.Sequential(
+            nn.Conv2d(width, wider, kernel_size=1, bias=False), nn.BatchNorm2d(wider)
+        )
+        self.relu = nn.ReLU()
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Maps (B, width, H, W) to (B, wider, H, W)."""
+        summed: Tensor = self.relu(self.convolutions(maps) + self.shortcut(maps))
+        return summed
+
+
 class AdaptiveAveragePool(nn.Module):
     """``nn.AdaptiveAvgPool2d`` whose gradient is deterministic on CUDA, too.
 
@@ -224,12 +300,20 @@ class AdaptiveAveragePool(nn.Module):
         return f"output_size={self.output_size}"
 
 
+def _pixels(architecture: str) -> _Pixels:
+    return _OWN_PIXELS.get(architecture, _IMAGENET_PIXELS)
+
+
 def _construct(architecture: str, classes: int, channels: int, image_size: int) -> nn.Module:
     """The network with its own settings; ValueError or AssertionError for a wrong size."""
     if architecture == SMALL:
         return Small(channels, image_size, classes)
+    if architecture == DRAWINGS:
+        return Drawings(channels, image_size, classes)
     if architecture == BVLC:
         return BVLCAlexNet(image_size, classes)
+    if architecture == KOCH:
+        return Koch(channels, image_size, classes)
     import torchvision
 
     settings = _constructor_arguments(architecture, image_size)
@@ -333,7 +417,7 @@ def _size_problem(architecture: str, image_size: int, channels: int) -> str | No
     """Why the network cannot take the size, or None if it can."""
     try:
         network = _construct_on_meta(architecture, 2, channels, image_size).eval()
-        width = channels if architecture == SMALL else 3
+        width = max(channels, len(_pixels(architecture).mean))  # as ``normalise`` broadcasts
         with torch.no_grad():
             network(torch.empty(1, width, image_size, image_size, device="meta"))
     except (RuntimeError, ValueError, AssertionError) as error:

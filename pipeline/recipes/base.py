@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from pipeline.params import Block, Optimization, walk
+from pipeline.params import Block, Optimization, Task, walk
 
 if TYPE_CHECKING:  # recipes are read without torch, to check params.yaml in no time
     from torch import nn
@@ -24,6 +24,11 @@ class Recipe(Block):
 
     recipe: str
     uses_start: ClassVar[bool] = True  # whether the network gets the starting weights
+
+    @property
+    def task(self) -> Task:
+        """What a method with these settings learns."""
+        return "classification"
 
     def epochs_in_all(self) -> int:
         """Epochs of all phases together, for the plan."""

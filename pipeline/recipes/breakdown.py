@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.params import Block, Classification, Count, Optimization, Rounds, rule
+from pipeline.params import (
+    Block,
+    Classification,
+    Classifying,
+    Count,
+    Optimization,
+    PairHead,
+    Rounds,
+    Task,
+    rule,
+)
 from pipeline.recipes import base
 from pipeline.training.losses import Contrastive, Loss
 
@@ -70,9 +81,20 @@ class Encoder(Rounds):
 
 
 class Head(Classification):
-    """The part after the last latent; ``freeze_to`` fixes more of it, as it started."""
+    """The part after the last latent; ``freeze_to`` fixes more of it, as it started.
+
+    In verification a head on ``pairs`` of latents takes the place of that part.
+    """
 
     freeze_to: str | None = None
+    pairs: PairHead | None = None
+
+    @model_validator(mode="after")
+    def _pairs_have_no_classes(self) -> Self:
+        for key in ("freeze_to", "weight_decays", *Classifying.model_fields) if self.pairs else ():
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise rule(f"{key} is for a head that classifies; one on pairs has none")
+        return self
 
 
 class Breakdown(base.Breakdown):
@@ -80,12 +102,18 @@ class Breakdown(base.Breakdown):
 
     First the encoder minimises the mean Siamese loss on its latent (``pipeline.training.losses``),
     part by part where there are several latents; then it is fixed and the head minimises
-    ``mean_i CE(head(encoder(x_i)), y_i)``.
+    ``mean_i CE(head(encoder(x_i)), y_i)``. In verification a head on pairs of latents minimises
+    binary cross-entropy instead.
     """
 
     recipe: Literal["breakdown"]
     encoder: Encoder
     head: Head
+
+    @property
+    def task(self) -> Task:
+        """By the head."""
+        return "verification" if self.head.pairs else "classification"
 
     def epochs_in_all(self) -> int:
         """All parts of the encoder, and a head for each encoder that is kept."""
@@ -135,5 +163,17 @@ class Breakdown(base.Breakdown):
 
     def head_phases(self, run: Run) -> Iterator[Phase]:
         """One phase, ``head``."""
+        if self.head.pairs:
+            verifier = run.verifier(self.encoder.latents[-1], self.head.pairs)
+            yield run.verification("head", verifier, self.head, frozen=True)
+            return
         after = self.head.freeze_to or self.encoder.latents[-1]
         yield run.classification("head", run.part(after), self.head, frozen=run.before(after))
+
+    def restore(self, network: nn.Module, path: Path) -> nn.Module:
+        """The whole network, or its encoder with a head on pairs."""
+        from pipeline.models.pairs import restore_verifier
+
+        if not self.head.pairs:
+            return super().restore(network, path)
+        return restore_verifier(network, self.encoder.latents[-1], self.head.pairs.kind, path)

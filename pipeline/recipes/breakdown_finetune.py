@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
-from pipeline.params import Classification
+from pydantic import model_validator
+
+from pipeline.params import Classification, rule
 from pipeline.recipes import breakdown
 
 if TYPE_CHECKING:
@@ -17,6 +19,12 @@ class Head(breakdown.Head):
     """The part after the last latent, and how all layers go on after it."""
 
     release: Classification
+
+    @model_validator(mode="after")
+    def _classifies(self) -> Self:
+        if self.pairs:
+            raise rule("pairs is for the recipe breakdown; here all layers learn to classify")
+        return self
 
 
 class BreakdownFinetune(breakdown.Breakdown):

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from pipeline.errors import InputError
-from pipeline.params import Block, Classification, Count, Fraction, Positive, rule
+from pipeline.params import (
+    Block,
+    Classification,
+    Count,
+    Fraction,
+    PairHead,
+    Positive,
+    Task,
+    rule,
+)
 from pipeline.recipes.base import Baseline
 
 if TYPE_CHECKING:
@@ -52,6 +61,13 @@ class Neighbours(Block):
     balanced: bool = False
 
 
+class Distance(Block):
+    """Verification: the ``metric`` of two encodings, its scale and offset fitted to the pairs."""
+
+    kind: Literal["distance"]
+    metric: Literal["cosine", "euclidean"] = "cosine"
+
+
 class MLP(Classification):
     """A hidden layer of ``units``, then the classifier; trained step by step."""
 
@@ -60,7 +76,7 @@ class MLP(Classification):
     dropout: Fraction = 0.0
 
 
-Head = Annotated[Linear | SVM | Neighbours | MLP, Field(discriminator="kind")]
+Head = Annotated[Linear | SVM | Neighbours | MLP | Distance, Field(discriminator="kind")]
 
 
 class Features(Baseline):
@@ -77,8 +93,25 @@ class Features(Baseline):
     head: Head
     pool: Literal["none", "average"] = "none"
 
+    @model_validator(mode="after")
+    def _pool_is_of_classifiers(self) -> Self:
+        if self.task == "verification" and self.pool != "none":
+            raise rule("pool is for heads that classify; name a latent behind the pooling")
+        return self
+
+    @property
+    def task(self) -> Task:
+        """By the head."""
+        return "verification" if isinstance(self.head, Distance) else "classification"
+
     def phases(self, run: Run) -> Iterator[Phase | Solve]:
         """One phase: ``solve``, or ``head`` for an ``mlp``."""
+        if isinstance(self.head, Distance):
+            yield run.distance("solve", run.verifier(self.latent, PairHead(kind=self.head.metric)))
+        else:
+            yield self._classifier(run)
+
+    def _classifier(self, run: Run) -> Phase | Solve:
         from torch import nn
 
         from pipeline.models.heads import Assembled, MLPHead, flatten
@@ -87,13 +120,12 @@ class Features(Baseline):
         encoder = run.part(upto=self.latent)
         if not isinstance(self.head, MLP):
             run.network = Assembled(encoder, nn.Identity())
-            yield run.solve("solve", run.network, partial(self._fit, run.method))
-            return
+            return run.solve("solve", run.network, partial(self._fit, run.method))
         latents = flatten(encoder.eval()(next(run.encode(None, run.val))[:1]), self.pool)
         seed = runtime.stream_seed(run.seed, "initialisation")
         head = MLPHead(latents.shape[1], self.head.units, run.classes, seed, self.head.dropout)
         run.network = Assembled(encoder, head.to(run.device))
-        yield run.classification("head", head, self.head, frozen=encoder)
+        return run.classification("head", head, self.head, frozen=encoder)
 
     def layers(self, block: Block, network: nn.Module) -> nn.Module:
         """Those of the head, which is all that is trained."""
@@ -106,7 +138,10 @@ class Features(Baseline):
         from pipeline.models import weights
         from pipeline.models.cut import cut
         from pipeline.models.heads import Assembled, restore_head
+        from pipeline.models.pairs import restore_verifier
 
+        if isinstance(self.head, Distance):
+            return restore_verifier(network, self.latent, self.head.metric, path)
         tensors = weights.load(path)
         own = {
             key.removeprefix("head."): of for key, of in tensors.items() if key.startswith("head.")

@@ -21,6 +21,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from pipeline.colours import colour, marker
@@ -29,14 +30,20 @@ from pipeline.evaluation.statistics import Estimate
 from pipeline.params import Compare
 from pipeline.report import words
 
+LONG_NUMBER = re.compile(r"\d+\.\d{2,}")
+NEEDLESS_SPACE = re.compile(r'(?<=[:;MLC]) | (?=[LCz] )| (?=")')  # of styles and paths
 INK = "#010203"  # stands for the page's text colour until the SVG is written
 WIDTH, HEIGHT = 340, 250  # points; one point is one pixel of the SVG
 ROW_HEIGHT = 34
 FRAME_HEIGHT = 105
+LEGEND_ROW = 18
 FRAMED = 6  # from so many methods on, curves have a frame a method
 BACKDROP = {"color": INK, "linewidth": 1.1, "linestyle": "--", "alpha": 0.6}
-ACCURACY = "test/accuracy"
 MOST_POINTS = 200  # drawn of one curve
+LOSSES: dict[str, dict[str, Any]] = {
+    "train/loss": {"linewidth": 1.4, "linestyle": "--"},
+    "val/loss": {"linewidth": 2.0, "linestyle": "-"},
+}
 STYLE = {
     "axes.axisbelow": True,
     "axes.edgecolor": INK,
@@ -94,46 +101,51 @@ class Panel:
         return f'{tag} role="img" aria-label="{html.escape(self.title)}">{rest}'
 
 
-def draw(runs: Sequence[Run], compare: Compare, estimates: Estimates) -> list[Panel]:
-    """All panels, group by group: ``accuracy``, ``learning``, ``training``, ``loss``.
+def draw(runs: Sequence[Run], compare: Compare, estimates: Estimates, metric: str) -> list[Panel]:
+    """All panels, group by group: ``accuracy``, ``learning``, ``training``, ``loss``, ``epochs``.
 
-    From ``FRAMED`` methods on each method's curves have a frame of their own.
+    ``metric``, a share, is that of the first two. From ``FRAMED`` methods on each method's curves
+    have a frame of their own.
 
     ``learning`` needs two numbers of shots, ``loss`` a phase without an accuracy, such as an
-    encoder's.
+    encoder's, ``epochs`` a phase with a loss of training and of validation.
     """
     with matplotlib.rc_context(STYLE):
-        panels = _accuracy_panels(runs, compare, estimates)
+        panels = _accuracy_panels(runs, compare, estimates, metric)
         if len(compare.shots) > 1:
-            panels.append(_learning_panel(runs, compare, estimates))
+            panels.append(_learning_panel(runs, compare, estimates, metric))
         panels += _curve_panels(runs, compare, "training", "val/accuracy", "Validation accuracy")
         panels += _curve_panels(runs, compare, "loss", "val/loss", "Validation loss")
+        panels += _epoch_panels(runs, compare)
     return panels
 
 
-def _accuracy_panels(runs: Sequence[Run], compare: Compare, estimates: Estimates) -> list[Panel]:
-    limits = _accuracy_limits(runs, estimates)
+def _accuracy_panels(
+    runs: Sequence[Run], compare: Compare, estimates: Estimates, metric: str
+) -> list[Panel]:
+    limits = _limits(runs, estimates, metric)
     panels = []
     for shots in compare.shots:
         figure, axes = _new(70 + ROW_HEIGHT * len(compare.methods))
         for row, method in enumerate(compare.methods):
             seeds = [r for r in runs if r.id.method == method and r.id.shots == shots]
-            estimate = estimates[method][str(shots)][ACCURACY]
-            _accuracy_row(axes, row, seeds, estimate)
+            estimate = estimates[method][str(shots)][metric]
+            dots = [run.values[metric] for run in seeds]
+            _accuracy_row(axes, row, dots, estimate)
         axes.set_yticks(range(len(compare.methods)), [_wrapped(m) for m in compare.methods])
         axes.set_ylim(len(compare.methods) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="y", visible=False)
         axes.spines["left"].set_visible(False)
         axes.set_xlim(*limits)
-        _percent(axes.xaxis)
-        axes.set_xlabel("test accuracy")
-        title = f"Test accuracy with {words.budget(shots)}"
-        panels.append(_panel(f"accuracy-n{shots}", "accuracy", title, figure))
+        percent(axes.xaxis)
+        axes.set_xlabel(words.named(metric))
+        title = f"{words.capital(words.named(metric))} with {words.budget(shots)}"
+        panels.append(panel(f"accuracy-n{shots}", "accuracy", title, figure))
     return panels
 
 
-def _accuracy_row(axes: Any, row: int, seeds: list[Run], estimate: Estimate) -> None:
+def _accuracy_row(axes: Any, row: int, dots: list[float], estimate: Estimate) -> None:
     """One method: interval as a bar, mean as a line across it, every seed as a dot below."""
     own = colour(row)
     above, below = row - 0.13, row + 0.2
@@ -141,54 +153,57 @@ def _accuracy_row(axes: Any, row: int, seeds: list[Run], estimate: Estimate) -> 
         span = [max(estimate.low, 0.0), min(estimate.high, 1.0)]
         axes.plot(span, [above, above], color=own, linewidth=7, alpha=0.35, solid_capstyle="butt")
     axes.plot([estimate.mean] * 2, [above - 0.2, above + 0.2], color=own, linewidth=2.5)
-    dots = [run.values[ACCURACY] for run in seeds]
     axes.plot(dots, [below] * len(dots), "o", color=own, alpha=0.75, markersize=5, mew=0)
 
 
-def _accuracy_limits(runs: Sequence[Run], estimates: Estimates) -> tuple[float, float]:
+def _limits(runs: Sequence[Run], estimates: Estimates, metric: str) -> tuple[float, float]:
     """One range for all panels: every seed and interval, within 0 and 1, with a margin."""
-    seen = [run.values[ACCURACY] for run in runs]
+    seen = [run.values[metric] for run in runs]
     for by_shots in estimates.values():
         for by_metric in by_shots.values():
-            found = by_metric[ACCURACY]
+            found = by_metric[metric]
             seen += [bound for bound in (found.low, found.high) if bound is not None]
     low, high = max(min(seen), 0.0), min(max(seen), 1.0)
     margin = max(0.04 * (high - low), 0.005)
     return low - margin, high + margin
 
 
-def _learning_panel(runs: Sequence[Run], compare: Compare, estimates: Estimates) -> Panel:
+def _learning_panel(
+    runs: Sequence[Run], compare: Compare, estimates: Estimates, metric: str
+) -> Panel:
     place = _shots_places(compare.shots)
     order = sorted(compare.shots, key=place.__getitem__)
     framed = len(compare.methods) >= FRAMED
     figure, frames = _frames(compare.methods) if framed else _one_frame(len(compare.methods))
     for index, (method, axes) in enumerate(zip(compare.methods, frames, strict=True)):
-        found = [estimates[method][str(shots)][ACCURACY] for shots in order]
-        seeds = [run for run in runs if run.id.method == method]
-        _learning_curve(axes, index, method, place, found, seeds)
+        found = [estimates[method][str(shots)][metric] for shots in order]
+        dots = [(place[r.id.shots], r.values[metric]) for r in runs if r.id.method == method]
+        _learning_curve(axes, index, method, sorted(place.values()), found, dots)
         if framed and method != compare.reference:
-            means = [estimates[compare.reference][str(shots)][ACCURACY].mean for shots in order]
+            means = [estimates[compare.reference][str(shots)][metric].mean for shots in order]
             axes.plot(sorted(place.values()), means, **BACKDROP)
     for axes in set(frames):
         axes.set_xscale("log")
         axes.set_xticks([place[shots] for shots in order], [str(shots) for shots in order])
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_ylim(*_accuracy_limits(runs, estimates))
-        _percent(axes.yaxis)
-    _label(figure, frames, "training images a class", "test accuracy")
-    return _panel("learning-curve", "learning", "Test accuracy by training images", figure)
+        axes.set_ylim(*_limits(runs, estimates, metric))
+        percent(axes.yaxis)
+    named = words.named(metric)
+    _label(figure, frames, "training images a class", named)
+    title = f"{words.capital(named)} by training images"
+    return panel("learning-curve", "learning", title, figure)
 
 
 def _learning_curve(
     axes: Any,
     index: int,
     method: str,
-    place: Mapping[int | str, float],
+    places: Sequence[float],
     found: Sequence[Estimate],
-    seeds: Sequence[Run],
+    dots: Sequence[tuple[float, float]],
 ) -> None:
     """One method: the mean as a line, its interval as a band, every seed as a dot."""
-    own, places = colour(index), sorted(place.values())
+    own = colour(index)
     if all(e.low is not None for e in found):
         low = [max(e.low or 0.0, 0.0) for e in found]
         high = [min(e.high or 0.0, 1.0) for e in found]
@@ -198,8 +213,8 @@ def _learning_curve(
         places, means, marker=marker(index), color=own, linewidth=2, markersize=6.5, label=method
     )
     axes.plot(
-        [place[run.id.shots] for run in seeds],
-        [run.values[ACCURACY] for run in seeds],
+        [at for at, _ in dots],
+        [value for _, value in dots],
         "o",
         color=own,
         alpha=0.6,
@@ -230,7 +245,7 @@ def _curve_panels(
             continue
         figure = _curve_figure(found, compare, title.lower(), share)
         panel_title = f"{title} with {words.budget(shots)}"
-        drawn.append(_panel(f"{group}-n{shots}", group, panel_title, figure))
+        drawn.append(panel(f"{group}-n{shots}", group, panel_title, figure))
     return drawn
 
 
@@ -250,7 +265,7 @@ def _curve_figure(
         axes.xaxis.set_major_locator(MaxNLocator(3 if framed else 5))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: words.count(x)))
         if share:
-            _percent(axes.yaxis)
+            percent(axes.yaxis)
         elif framed:
             axes.yaxis.set_major_locator(MaxNLocator(4))
     _label(figure, frames, "images seen", title)
@@ -324,6 +339,63 @@ def _line(axes: Any, x: Any, y: Any, **style: Any) -> None:
     axes.plot(x[kept], y[kept], **style, **(point if len(kept) == 1 else {}))
 
 
+def _epoch_panels(runs: Sequence[Run], compare: Compare) -> list[Panel]:
+    """Training and validation loss of every phase by epoch, a panel a number of shots."""
+    drawn = []
+    for shots in compare.shots:
+        found = {
+            (method, phase): losses
+            for method in compare.methods
+            for phase, losses in _losses(
+                [run.history for run in runs if (run.id.method, run.id.shots) == (method, shots)]
+            ).items()
+        }
+        if found:
+            figure = _epoch_figure(found, compare)
+            title = f"Loss by epoch with {words.budget(shots)}"
+            drawn.append(panel(f"epochs-n{shots}", "epochs", title, figure))
+    return drawn
+
+
+def _losses(histories: Sequence[pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """By phase and epoch, the mean losses over seeds, as far as all of them run.
+
+    A phase of one epoch has no course.
+    """
+    kept = ["phase", "epoch", *LOSSES]
+    whole = [h[kept][np.isfinite(h[list(LOSSES)]).all(axis=1)] for h in histories
+             if {*LOSSES} <= {*h.columns}]  # fmt: skip
+    if not whole:
+        return {}
+    rows = pd.concat(whole)
+    found = {}
+    for phase, of in rows.groupby("phase", sort=False):
+        by_epoch = of.groupby("epoch")[list(LOSSES)]
+        sizes = by_epoch.size()
+        if len(sizes) > 1:
+            found[str(phase)] = by_epoch.mean()[sizes == sizes.max()]
+    return found
+
+
+def _epoch_figure(found: Mapping[tuple[str, str], pd.DataFrame], compare: Compare) -> Figure:
+    """A frame a phase, each with axes of its own: losses are on other scales."""
+    names = [method if phase == "end_to_end" else f"{method}: {words.phase(phase)}"
+             for method, phase in found]  # fmt: skip
+    figure, frames = _frames(names, share_y=False, share_x=False)
+    for axes, ((method, _), losses) in zip(frames, found.items(), strict=True):
+        own = colour(compare.methods.index(method))
+        for loss, style in LOSSES.items():
+            _line(axes, losses.index.to_numpy(float), losses[loss].to_numpy(), color=own, **style)
+        axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(3))
+    figure.supxlabel("epoch", fontsize=11)
+    figure.supylabel("loss", fontsize=11)
+    lines = [Line2D([], [], color=INK, **style) for style in LOSSES.values()]
+    figure.set_figheight(figure.get_figheight() + LEGEND_ROW / 72)
+    figure.legend(lines, ["training", "validation"], loc="outside upper center", ncols=2)
+    return figure
+
+
 def _new(height: float) -> tuple[Figure, Any]:
     figure = Figure(figsize=(WIDTH / 72, height / 72), layout="constrained")
     return figure, figure.subplots()
@@ -335,11 +407,13 @@ def _one_frame(methods: int) -> tuple[Figure, list[Any]]:
     return figure, [axes] * methods
 
 
-def _frames(methods: Sequence[str], share_y: bool = True) -> tuple[Figure, list[Any]]:
+def _frames(
+    methods: Sequence[str], share_y: bool = True, share_x: bool = True
+) -> tuple[Figure, list[Any]]:
     """An axes a method, two side by side, named above: many curves in one could not be told."""
     rows = math.ceil(len(methods) / 2)
     figure = Figure(figsize=(WIDTH / 72, (40 + FRAME_HEIGHT * rows) / 72), layout="constrained")
-    grid = figure.subplots(rows, 2, sharex=True, sharey=share_y, squeeze=False)
+    grid = figure.subplots(rows, 2, sharex=share_x, sharey=share_y, squeeze=False)
     frames = list(grid.flat)
     for unused in frames[len(methods) :]:
         unused.remove()
@@ -359,15 +433,15 @@ def _label(figure: Figure, frames: Sequence[Any], x: str, y: str) -> None:
         return
     frames[0].set_xlabel(x)
     frames[0].set_ylabel(y)
-    _legend(figure, frames[0])
+    legend(figure, frames[0])
 
 
-def _legend(figure: Figure, axes: Any) -> None:
-    """Below the panel, which grows by the legend's rows."""
+def legend(figure: Figure, axes: Any) -> None:
+    """Put the legend of ``axes`` below the figure, which grows by its rows."""
     handles, labels = axes.get_legend_handles_labels()
     columns = 1 if max(map(len, labels)) > 18 else 2
     rows = math.ceil(len(labels) / columns)
-    figure.set_figheight(figure.get_figheight() + 18 * rows / 72)
+    figure.set_figheight(figure.get_figheight() + LEGEND_ROW * rows / 72)
     figure.legend(
         handles,
         [label if len(label) <= 40 else label[:39] + "…" for label in labels],
@@ -378,7 +452,8 @@ def _legend(figure: Figure, axes: Any) -> None:
     )
 
 
-def _percent(axis: Any) -> None:
+def percent(axis: Any) -> None:
+    """Label an axis of shares in percent."""
     axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     axis.set_major_formatter(FuncFormatter(lambda share, _: f"{round(100 * share, 1):g} %"))
 
@@ -389,7 +464,8 @@ def _wrapped(method: str, width: int = 18) -> str:
     return "\n".join(line.replace("_ ", "_") for line in lines)
 
 
-def _panel(name: str, group: str, title: str, figure: Figure) -> Panel:
+def panel(name: str, group: str, title: str, figure: Figure) -> Panel:
+    """A figure as a panel; ``name`` must be unlike those of the page's other panels."""
     file = io.StringIO()
     figure.savefig(file, format="svg", metadata={"Date": None})
     return Panel(name, group, title, _cleaned(file.getvalue(), name), len(figure.axes) > 1)
@@ -404,4 +480,22 @@ def _cleaned(svg: str, name: str) -> str:
     svg = re.sub(r'font-family: [^";]*;? ?', "", svg)
     svg = re.sub(r'(\sid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
     svg = svg.replace("</style>", f"{CSS}</style>", 1)
-    return svg.rstrip() + "\n"
+    return _shortened(svg) + "\n"
+
+
+def _shortened(svg: str) -> str:
+    """The same picture in half of the bytes: short numbers, no spaces, and ids in use alone."""
+    used = set(re.findall(r'(?:url\(|href=")#([^")]+)', svg))
+    svg = re.sub(r'\sid="([^"]*)"', lambda found: found[0] if found[1] in used else "", svg)
+    svg = re.sub(r'\stransform="rotate\(-?0 [^"]*"', "", svg)
+    return re.sub(r">\s+<", "><", re.sub(r"<[^>]+>", _shortened_tag, svg)).strip()
+
+
+def _shortened_tag(tag: re.Match[str]) -> str:
+    short = LONG_NUMBER.sub(lambda number: _shortened_number(float(number[0])), tag[0])
+    return NEEDLESS_SPACE.sub("", " ".join(short.split()))
+
+
+def _shortened_number(number: float) -> str:
+    """Tenths of a pixel for places in the panel, hundredths for the shapes of markers."""
+    return f"{number:.1f}" if number >= 10 else f"{number:.2f}"

@@ -5,11 +5,13 @@ Shares are given in percent with one decimal, their differences in points.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.evaluation.statistics import Comparison, Contrast, Estimate
+    from pipeline.evaluation.collect import UnitInterval
+    from pipeline.evaluation.statistics import Contrast, Estimate
 
 NONE = "–"
 FIXED = "\u00a0"  # a space at which no line breaks
@@ -23,8 +25,69 @@ TITLES = {
     "test/precision": "Precision",
     "test/recall": "Recall",
     "test/f_beta": "F-beta",
+    "test/roc_auc": "ROC AUC",
+    "test/eer": "Equal error rate",
+    "test/tar_at_far_0.01": f"TAR at FAR{FIXED}1{FIXED}%",
+    "test/tar_at_far_0.001": f"TAR at FAR{FIXED}0.1{FIXED}%",
+    "test/official_accuracy": "One-shot accuracy on the official runs",
 }
+COLUMNS = {"test/official_accuracy": "Official runs", "test/eer": "EER"}  # where room is scarce
+EPISODES = re.compile(r"(\d+)_way_(\d+)_shot\Z")
+SET_ACCURACY = re.compile(r"test/(.+)_accuracy\Z")
 UNITS = {"test/nll": "nats"}
+
+
+def title(metric: str) -> str:
+    """A metric's name as a heading: ``Equal error rate``, ``5-way 1-shot accuracy``."""
+    if metric in TITLES:
+        return TITLES[metric]
+    name = episodes_of(metric)
+    return f"{episodes(name)} accuracy" if name else metric
+
+
+def column(metric: str) -> str:
+    """A metric's name at the head of a column."""
+    name = episodes_of(metric)
+    return COLUMNS.get(metric) or (episodes(name) if name else title(metric))
+
+
+def named(metric: str) -> str:
+    """A metric's name within a sentence: ``test accuracy``, ``ROC AUC``."""
+    if metric == "test/accuracy":
+        return "test accuracy"
+    return _small(title(metric))
+
+
+def in_table(metric: str) -> str:
+    """The name at the head of its column, within a sentence: ``log loss``, ``EER``."""
+    return _small(column(metric))
+
+
+def capital(text: str) -> str:
+    """A sentence with a capital at its start."""
+    return f"{text[:1].upper()}{text[1:]}"
+
+
+def _small(text: str) -> str:
+    """Without a capital at its start, unless an abbreviation stands there."""
+    return text if text[:2].isupper() else f"{text[:1].lower()}{text[1:]}"
+
+
+def episodes_of(metric: str) -> str | None:
+    """The set of episodes that a metric is the accuracy on, if it is one."""
+    found = SET_ACCURACY.match(metric)
+    return found[1] if found else None
+
+
+def episodes(name: str) -> str:
+    """A set of episodes: ``5-way 1-shot`` of ``5_way_1_shot``."""
+    found = EPISODES.match(name)
+    return f"{found[1]}-way {found[2]}-shot" if found else name.replace("_", " ")
+
+
+def listed(items: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
 
 
 def value(metric: str, number: float | None) -> str:
@@ -39,7 +102,7 @@ def unit(metric: str) -> str:
     return UNITS.get(metric, "%")
 
 
-def interval(metric: str, estimate: Estimate) -> str:
+def interval(metric: str, estimate: Estimate | UnitInterval) -> str:
     """``91.0 to 95.8``, cut where the metric itself ends (0, and 100 for shares)."""
     if estimate.low is None or estimate.high is None:
         return NONE
@@ -60,11 +123,9 @@ def difference_unit(metric: str) -> str:
     return UNITS.get(metric, "points")
 
 
-def difference_interval(metric: str, comparison: Comparison) -> str:
+def difference_interval(metric: str, low: float | None, high: float | None) -> str:
     """``−3.0 to +0.6``."""
-    if comparison.low is None:
-        return NONE
-    return f"{difference(metric, comparison.low)} to {difference(metric, comparison.high)}"
+    return NONE if low is None else f"{difference(metric, low)} to {difference(metric, high)}"
 
 
 def p_value(p: float | None) -> str:
@@ -100,10 +161,13 @@ def budget(shots: int | str) -> str:
     return f"{shots} image a class" if shots == 1 else f"{shots} images a class"
 
 
-def leader(shots: int | str, methods: Sequence[str], estimate: Estimate, shown: bool) -> str:
-    """Who has the highest mean accuracy, how well it is known, and whether that makes it best.
+def leader(
+    metric: str, shots: int | str, methods: Sequence[str], estimate: Estimate, shown: bool
+) -> str:
+    """Who has the highest mean, how well it is known, and whether that makes it best.
 
     Args:
+        metric: a share, the higher the better.
         shots: images a class.
         methods: those that share the highest mean, as it is printed.
         estimate: of the first of them.
@@ -111,16 +175,18 @@ def leader(shots: int | str, methods: Sequence[str], estimate: Estimate, shown: 
     """
     known = seeds(estimate.n)
     if estimate.low is not None:
-        known = f"{INTERVAL} {interval('test/accuracy', estimate)}, {known}"
-    mean = f"{value('test/accuracy', estimate.mean)}{FIXED}%"
+        known = f"{INTERVAL} {interval(metric, estimate)}, {known}"
+    mean = f"{value(metric, estimate.mean)}{FIXED}%"
     if shown:
-        return f"With {budget(shots)}, {methods[0]} is best: test accuracy {mean} ({known})."
+        return f"With {budget(shots)}, {methods[0]} is best: {named(metric)} {mean} ({known})."
     if len(methods) > 1:
-        named = f"{', '.join(methods[:-1])} and {methods[-1]} share the highest mean"
-        return f"With {budget(shots)}, no method is shown to be best: {named}, {mean}."
+        return (
+            f"With {budget(shots)}, no method is shown to be best: {listed(methods)} share the "
+            f"highest mean {named(metric)}, {mean}."
+        )
     return (
         f"With {budget(shots)}, no method is shown to be best: {methods[0]} has the highest mean "
-        f"test accuracy, {mean} ({known})."
+        f"{named(metric)}, {mean} ({known})."
     )
 
 
@@ -130,11 +196,15 @@ def finding(row: Contrast, reference: str) -> str:
     if row.p_adjusted is not None:
         p = p_value(row.p_adjusted)
         known.insert(0, f"adjusted p {p if p.startswith('<') else f'= {p}'}".replace(" ", FIXED))
-        known.insert(0, f"{INTERVAL} {difference_interval(row.metric, row.comparison)}")
+        known.insert(0, f"{INTERVAL} {_bounds(row)}")
     return (
         f"{row.method} vs {reference}: {difference(row.metric, row.comparison.difference)} "
         f"{difference_unit(row.metric)} ({', '.join(known)})"
     )
+
+
+def _bounds(row: Contrast) -> str:
+    return difference_interval(row.metric, row.comparison.low, row.comparison.high)
 
 
 def resolution(rows: Sequence[Contrast]) -> str:
@@ -153,6 +223,21 @@ def resolution(rows: Sequence[Contrast]) -> str:
         f"{seeds(row.comparison.n)}: a difference of up to about "
         f"{value(row.metric, max(halves))} {difference_unit(row.metric)} could have gone unseen."
     )
+
+
+def seconds(number: float | None) -> str:
+    """``0.025``, ``3.4``, ``1 250``."""
+    if number is not None and 0 < number < 1:
+        return f"{number:.2g}"
+    return count(number, 1 if number is None or number < 100 else 0)
+
+
+def epoch_of(chosen: Sequence[int], epochs: Sequence[int]) -> str:
+    """``12 of 20``, or as means ``12.3 of 18.7``; nothing for none."""
+    if not chosen:
+        return NONE
+    means = (sum(numbers) / len(numbers) for numbers in (chosen, epochs))
+    return " of ".join(f"{round(mean, 1):g}" for mean in means)
 
 
 def count(number: float | None, decimals: int = 0) -> str:

@@ -7,18 +7,22 @@ from pipeline.params import Params
 from pipeline.records import RunId
 from pipeline.stages import common
 from pipeline.stages.follow import follow, say
+from pipeline.tasks import runs
 
 
 def baseline(params: Params, run: RunId) -> None:
     """Train all phases of the run and write its files."""
     recipe = recipes.of(params.methods[run.method])
     assert isinstance(recipe, recipes.Baseline)
-    made, inputs = workspace.load_run(params, run, recipe, pairs=False)
+    made, inputs = runs.BY_TASK[params.task].load(params, run, recipe, pairs=False)
     results = workspace.train(
         recipe.phases(made), made.device, params.runtime.precision, follow(params, run)
     )
     phases = [result.record() for result in results]
-    record = workspace.record(params, run, recipe, made, inputs, phases, results[-1].reason)
+    outcome = runs.BY_TASK[params.task].outcome(params, made, phases[-1])
+    record = workspace.record(
+        params, run, recipe, made, inputs, phases, results[-1].reason, outcome
+    )
     history = workspace.continue_history([], results)
     workspace.write_run(run.folder, made.network.state_dict(), record, history, results)
     say(run, record)

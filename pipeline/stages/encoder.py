@@ -7,13 +7,14 @@ from pipeline.params import Params
 from pipeline.records import RunId
 from pipeline.stages import common
 from pipeline.stages.follow import follow, say
+from pipeline.tasks import runs
 
 
 def encoder(params: Params, run: RunId) -> None:
     """Train the encoder on the run's pairs and write it to ``encoder/`` in the run's folder."""
     recipe = recipes.of(params.methods[run.method])
     assert isinstance(recipe, recipes.Breakdown)
-    made, inputs = workspace.load_run(params, run, recipe, pairs=True)
+    made, inputs = runs.BY_TASK[params.task].load(params, run, recipe, pairs=True)
     module = recipe.encoder_module(made)
     results = workspace.train(
         recipe.encoder_phases(made), made.device, params.runtime.precision, follow(params, run)

@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, astuple, fields
 from pathlib import Path
 from typing import Any
 
-from pipeline.evaluation.collect import COST_FIELDS, Run, collect
+from pipeline.evaluation.collect import COST_FIELDS, Run, UnitInterval, collect
 from pipeline.evaluation.statistics import Contrast, contrasts, estimates
 from pipeline.params import Params
 from pipeline.records import write_atomically, write_json, write_table
 from pipeline.report import figures, page
 from pipeline.report.summary import REPORTS, summary_table
 from pipeline.stages import common
+from pipeline.tasks import scores
 
-ACCURACY = "test/accuracy"
 COMPARISON = ("difference", "low", "high", "p_value")
 
 
@@ -25,14 +25,16 @@ def evaluate(params: Params) -> None:
     """Write ``reports/`` from the runs that ``compare`` names, and print the short table.
 
     Raises:
-        InputError: a run's file is missing or damaged, or ``compare.positive`` is no class.
+        InputError: a run's file is missing or damaged, or as the task's ``scores``.
     """
-    compare = params.compare
-    evidence = collect(compare)
+    compare, task = params.compare, scores.BY_TASK[params.task]
+    evidence = collect(compare, task.read)
+    tested = evidence.tested
     values = {run.id: run.values for run in evidence.runs}
-    metrics = [*evidence.headline, *evidence.recalls.values()]
-    means, rows = estimates(values, compare, metrics), contrasts(values, compare, metrics)
-    panels = figures.draw(evidence.runs, compare, means)
+    means = estimates(values, compare, tested.metrics)
+    rows = contrasts(values, compare, tested.metrics)
+    intervals = task.intervals(compare)
+    panels = figures.draw(evidence.runs, compare, means, tested.primary)
 
     write_table(
         REPORTS / "results.csv",
@@ -41,14 +43,17 @@ def evaluate(params: Params) -> None:
     )
     write_table(
         REPORTS / "accuracy.csv",  # wide, as dvc plots needs it
-        ((run.id.method, run.id.shots, run.id.seed, run.values[ACCURACY]) for run in evidence.runs),
+        (
+            (run.id.method, run.id.shots, run.id.seed, run.values[tested.primary])
+            for run in evidence.runs
+        ),
         ("method", "shots", "seed", "accuracy"),
     )
     write_json(
         REPORTS / "metrics.json",
         {
             method: {
-                shots: {metric: asdict(by_metric[metric]) for metric in evidence.headline}
+                shots: {metric: asdict(by_metric[metric]) for metric in tested.headline}
                 for shots, by_metric in by_shots.items()
             }
             for method, by_shots in means.items()
@@ -64,8 +69,14 @@ def evaluate(params: Params) -> None:
         _costs(evidence.runs),
         ("method", "shots", "seed", "phase", *COST_FIELDS),
     )
+    write_table(
+        REPORTS / "identity_intervals.csv",
+        map(astuple, intervals),
+        [field.name for field in fields(UnitInterval)],
+    )
     _replace_folder(REPORTS / "figures", {f"{panel.name}.svg": panel.svg for panel in panels})
-    write_atomically(REPORTS / "index.html", page.render(params, evidence, means, rows, panels))
+    text = page.render(params, evidence, means, rows, intervals, panels)
+    write_atomically(REPORTS / "index.html", text)
     print(summary_table(REPORTS))
 
 
@@ -86,7 +97,7 @@ def _comparison(row: Contrast) -> tuple[Any, ...]:
 
 def _costs(runs: Sequence[Run]) -> Iterator[tuple[Any, ...]]:
     for run in runs:
-        for cost in run.costs:
+        for cost in (*run.costs, run.prediction):
             fields = (getattr(cost, field) for field in COST_FIELDS)
             yield run.id.method, run.id.shots, run.id.seed, cost.phase, *fields
 

@@ -11,6 +11,7 @@ from pipeline.params import Params
 from pipeline.records import RunId, read_json
 from pipeline.stages import common
 from pipeline.stages.follow import follow, say
+from pipeline.tasks import runs
 from pipeline.training.loop import Result, State, snapshot
 from pipeline.training.run import Run
 
@@ -22,7 +23,7 @@ def head(params: Params, run: RunId) -> None:
     """
     recipe = recipes.of(params.methods[run.method])
     assert isinstance(recipe, recipes.Breakdown)
-    made, _ = workspace.load_run(params, run, recipe, pairs=False)
+    made, _ = runs.BY_TASK[params.task].load(params, run, recipe, pairs=False)
     first = read_json(run.folder / "encoder" / "record.json")
     trials = _heads(params, run, recipe, made, len(first["phases"]))
     sound = [trial for trial in trials if trial[0][-1].status == "finished"]
@@ -32,7 +33,8 @@ def head(params: Params, run: RunId) -> None:
     last = results.index(best[0][-1]) - len(results)
     phases = first["phases"] + [result.record() for result in results]
     reason = first["reason"] or ("" if sound else best[0][-1].reason)
-    record = workspace.record(params, run, recipe, made, first["inputs"], phases, reason, last)
+    outcome = runs.BY_TASK[params.task].outcome(params, made, phases[last])
+    record = workspace.record(params, run, recipe, made, first["inputs"], phases, reason, outcome)
     if len(trials) > 1:
         record["kept_encoder"] = _kept(first, trials.index(best))
     history = workspace.continue_history(_read_history(run), results)
@@ -47,10 +49,11 @@ def _heads(
     encoder = recipe.encoder_module(made)
     path = run.folder / "encoder" / "model.safetensors"
     kept = workspace.kept_encoders(path, set(encoder.state_dict()))
-    start = snapshot(made.network)
+    network, start = made.network, snapshot(made.network)
     trials = []
     for number, tensors in enumerate(kept, start=1):
-        weights.put(made.network, start)
+        made.network = network  # a head on pairs took its place
+        weights.put(network, start)
         weights.put(encoder, tensors)
         made.phases = phases  # each goes on where the encoder's ended
         results = workspace.train(

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from pipeline.data.images import decode_all
-from pipeline.data.sources import Item, class_names, find_images
+from pipeline.data.sources import LABELLED, Item, Trial, class_names, find
 from pipeline.errors import InputError
 from pipeline.params import Data, Params
-from pipeline.records import write_table
+from pipeline.records import PAIRS, TRIAL_COLUMNS, write_table
 from pipeline.stages import common
 
 HEADER = ("row", "image", "label", "class", "split", "group")
+LISTED = ("split", *TRIAL_COLUMNS)
 
 
 def images(params: Params) -> None:
     """Write ``prepared/images.{npy,csv}`` of the target set and ``prepared/source.{npy,csv}``.
 
-    Without a source set its two files are there, with no rows.
+    ``prepared/listed.csv`` gets the trials that the target's layout brings, by rows of images.
+    What there is none of has a file too, with no rows.
 
     Raises:
         InputError: a folder outside ``data/``, target and source in one or with an image in
@@ -33,11 +36,15 @@ def images(params: Params) -> None:
             f"params.yaml: data.source: '{source}' and data.target '{target}' share images; "
             "name two folders, neither inside the other, or set data.source to null"
         )
-    found = find_images(target, data.layout)
-    further = find_images(source, data.layout) if source else []
-    _check_apart(found, further)
-    _write(data, target, found, Path("prepared/images"))
-    _write(data, source, further, Path("prepared/source"))
+    found = find(target, data.layout, params.task)
+    further = _further(source, data.layout) if source else []
+    _check_apart(found.items, further)
+    _write(data, found.items, Path("prepared/images"))
+    _write_listed(found.items, found.trials)
+    _write(data, further, Path("prepared/source"))
+    print(f"{target}: {_told(found.items)}{_told_trials(found.trials)}")
+    if source:
+        print(f"{source}: {_told(further)}")
 
 
 def _inside(key: str, value: str) -> Path:
@@ -51,6 +58,11 @@ def _inside(key: str, value: str) -> Path:
     return Path(*parts)
 
 
+def _further(source: Path, layout: str) -> list[Item]:
+    """The images of the source set, whose classes are learnt as such whatever the task."""
+    return find(source, layout, "classification" if layout in LABELLED else "verification").items
+
+
 def _check_apart(target: list[Item], source: list[Item]) -> None:
     """Refuse an image that both sets name, as lists and tables of two folders may."""
     known = {os.path.abspath(item.place) for item in target}
@@ -62,24 +74,46 @@ def _check_apart(target: list[Item], source: list[Item]) -> None:
             )
 
 
-def _write(data: Data, place: Path | None, items: list[Item], stem: Path) -> None:
-    names = class_names(items)
-    labels = {name: label for label, name in enumerate(names)}
+def _write(data: Data, items: Sequence[Item], stem: Path) -> None:
+    labels = {name: label for label, name in enumerate(class_names(items))}
     decode_all(items, stem.with_suffix(".npy"), data.image_size, data.resize, data.channels)
     rows = (
         (row, item.image, labels[item.class_name], item.class_name, item.split, item.group)
         for row, item in enumerate(items)
     )
     write_table(stem.with_suffix(".csv"), rows, HEADER)
-    if place:
-        counts = Counter(item.split for item in items if item.split)
-        groups = len({item.group for item in items if item.group})
-        splits = ", ".join(f"{split} {counts[split]}" for split in ("train", "val", "test"))
-        print(
-            f"{place}: {len(items)} images, {len(names)} classes, "
-            f"{f'{groups} groups, ' if groups else ''}"
-            f"{f'splits brought: {splits}' if counts else 'splits to be drawn'}"
-        )
+
+
+def _write_listed(items: Sequence[Item], trials: Sequence[Trial]) -> None:
+    at = {item.image: row for row, item in enumerate(items)}
+    rows = (
+        (trial.split, trial.set, trial.episode, at[trial.left], at[trial.right], int(trial.same))
+        for trial in trials
+    )
+    write_table("prepared/listed.csv", rows, LISTED)
+
+
+def _told(items: Sequence[Item]) -> str:
+    """What a set holds, for people."""
+    counts = Counter(item.split for item in items if item.split)
+    groups = len({item.group for item in items if item.group})
+    splits = ", ".join(f"{split} {counts[split]}" for split in ("train", "val", "test"))
+    return (
+        f"{len(items)} images, {len(class_names(items))} classes, "
+        f"{f'{groups} groups, ' if groups else ''}"
+        f"{f'splits brought: {splits}' if counts else 'splits to be drawn'}"
+    )
+
+
+def _told_trials(trials: Sequence[Trial]) -> str:
+    """The pairs of each split and the episodes of each set, where there are any."""
+    pairs = Counter(trial.split for trial in trials if trial.set == PAIRS)
+    counts = ", ".join(f"{split} {pairs[split]}" for split in ("train", "val", "test"))
+    episodes = {(trial.set, trial.episode) for trial in trials if trial.set != PAIRS}
+    runs = Counter(name for name, _ in sorted(episodes))
+    told = [f"; pairs brought: {counts}"] if pairs else []
+    told += [f"; {count} {name} runs" for name, count in runs.items()]
+    return "".join(told)
 
 
 if __name__ == "__main__":

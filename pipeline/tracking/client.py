@@ -36,12 +36,19 @@ NOTES = {
     RESULTS: (
         "One run per method, shots and seed. To compare them in charts, choose *Model training* "
         f"(top left), then *Views › {views.NAME}* (top right).\n\n"
-        "- `test/…`: on the test split; `best/val_accuracy`: at the chosen epoch\n"
-        "- `train/loss`, `val/loss`, `val/accuracy`: phases trained with cross-entropy; the step "
-        "is images seen, so those of a breakdown begin after its encoder phase\n"
+        "- `test/…`: on the test split. `test/accuracy` is of images or, in verification, of "
+        "pairs; `test/official_accuracy`, `test/5_way_1_shot_accuracy` and the like of episodes\n"
+        "- `best/val_accuracy`: at the chosen epoch; `best/val_5_way_1_shot_accuracy` and the like "
+        "of episodes of validation classes\n"
+        "- `train/loss`, `val/loss`, `val/accuracy`: phases trained with cross-entropy, on images "
+        "or pairs; the step is images seen, so those of a breakdown begin after its encoder "
+        "phase\n"
         "- `encoder/…`: the encoder phase of a breakdown, whose pairwise loss is another quantity; "
         "with several latents `encoder_1/…`, `encoder_2/…`, each a loss of its own\n"
-        "- `cost/…`: images seen, seconds and peak memory of training\n\n"
+        "- `cost/…`: images seen, seconds and peak memory of training, and the seconds that "
+        "predicting the test split takes\n"
+        "- artifacts: `predictions/` holds what the run says of the test split, and a picture of "
+        "what it is most sure of, rightly and wrongly\n\n"
         "*Group by* the tags `method` and `shots` shows means over seeds. The runs mirror the "
         "files that DVC tracks; `dvc repro` brings back whatever is missing here."
     ),
@@ -155,6 +162,8 @@ def open_client(place: Store) -> MlflowClient:
 
     with _creation_lock(place):
         if place.database:
+            if place.embedded and not _holds_anything(place.database):
+                _make_database(place.database, place)
             _try_database(place.database)
         return MlflowClient(tracking_uri=place.uri)
 
@@ -167,6 +176,25 @@ def _creation_lock(place: Store) -> AbstractContextManager[Any]:
         return filelock.FileLock(place.root / ".mlflow.lock").acquire(timeout=LOCK_SECONDS)
     except filelock.Timeout:
         raise TrackingError(f"{shown(place.uri)}: locked for {LOCK_SECONDS} s") from None
+
+
+def _holds_anything(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
+def _make_database(path: Path, place: Store) -> None:
+    """Make the SQLite file beside its place, then put it there whole.
+
+    A process that ends meanwhile, such as one that follows a phase, would leave half of the tables,
+    which MLflow can neither use nor complete.
+    """
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    beside = path.with_name(f"{path.name}.new")
+    for left in path.parent.glob(f"{beside.name}*"):  # SQLite would take up its journal, too
+        left.unlink()
+    SqlAlchemyStore(f"{place.uri}.new", place.artifacts).engine.dispose()
+    os.replace(beside, path)
 
 
 def _try_database(path: Path) -> None:
@@ -227,10 +255,10 @@ def _create(client: MlflowClient, name: str, location: str | None) -> Any:
 def metric_name(phase: str, name: str) -> str:
     """The name of a phase's metric in MLflow.
 
-    ``train/loss``, ``val/loss`` and ``val/accuracy`` are those of cross-entropy phases for every
-    method: such phases follow one another along the images seen. The pairwise loss of an encoder
-    phase is another quantity, and at each latent another one: ``encoder/train/loss``,
-    ``encoder_2/train/loss``.
+    ``train/loss``, ``val/loss`` and ``val/accuracy`` are those of cross-entropy phases, on images
+    or pairs, for every method: such phases follow one another along the images seen. The pairwise
+    loss of an encoder phase is another quantity, and at each latent another one:
+    ``encoder/train/loss``, ``encoder_2/train/loss``.
     """
     return f"{phase}/{name}" if phase.startswith("encoder") else name
 

@@ -228,7 +228,7 @@ def history_points(path: Path) -> list[tuple[str, float, int]]:
 
 
 def costs(root: Path, run: RunId) -> dict[str, float]:
-    """Seconds of all phases together, and the largest peak memory among them."""
+    """Seconds of all phases of training, their largest peak memory, and seconds of the test."""
     phases = [phase for path in _timings(root, run) for phase in read_json(path)["phases"]]
     seconds = [phase["seconds"] for phase in phases if phase.get("seconds") is not None]
     peaks = [phase.get("peak_memory_mb") for phase in phases]
@@ -237,6 +237,9 @@ def costs(root: Path, run: RunId) -> dict[str, float]:
         found["cost/train_seconds"] = float(sum(seconds))
     if known := [float(peak) for peak in peaks if peak is not None]:
         found["cost/peak_memory_mb"] = max(known)
+    if (root / run.test_timing).exists():
+        tested = [phase["seconds"] for phase in read_json(root / run.test_timing)["phases"]]
+        found["cost/predict_seconds"] = float(sum(tested))
     return found
 
 
@@ -425,6 +428,8 @@ def _artifacts(job: Job, run: RunId) -> Iterator[tuple[Path, str | None]]:
         (run.folder / "history.csv", None),
         (run.folder / "record.json", None),
         (run.predictions, "predictions"),
+        (run.examples, "predictions"),
+        (run.test_timing, "predictions"),
         (run.folder / "timing.json", None),
         (run.folder / "encoder/timing.json", "encoder"),
     ]
@@ -481,7 +486,8 @@ def _state(job: Job) -> str:
     for run in job.runs:
         names = ("record.json", "history.csv", "model.safetensors", "timing.json")
         own = [run.folder / name for name in (*names, "encoder/timing.json")]
-        files += [job.file(path) for path in (*own, run.predictions)]
+        tested = (run.predictions, run.examples, run.test_timing)
+        files += [job.file(path) for path in (*own, *tested)]
     known = [
         job.store.uri,
         job.params.compare.model_dump(),

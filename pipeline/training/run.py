@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,8 +13,16 @@ from pipeline.data.pairs import PairList
 from pipeline.models import architectures
 from pipeline.models.cut import block_ends, split
 from pipeline.models.heads import Assembled
-from pipeline.params import Classification, Optimization, Optimizer, Supervised, Training
-from pipeline.training import classification, runtime, siamese
+from pipeline.models.pairs import Verifier, build_pair_head
+from pipeline.params import (
+    Classification,
+    Optimization,
+    Optimizer,
+    PairHead,
+    Supervised,
+    Training,
+)
+from pipeline.training import classification, runtime, siamese, verification
 from pipeline.training.losses import LossBlock
 from pipeline.training.phase import EVALUATION_BATCH, Phase, Solve
 
@@ -38,7 +46,8 @@ class Run:
         classes: how many there are.
         train, val: labelled images.
         method: its name, for errors.
-        pairs, val_pairs: positions in ``train`` and ``val``; only breakdowns have them.
+        pairs, val_pairs: positions in ``train`` and ``val``; in classification only breakdowns
+            have them.
         training: what all methods share.
         seed: draws order, augmentation and dropout, each from a stream of its own.
         phases: how many phases were begun, so that each augments anew.
@@ -170,6 +179,48 @@ class Run:
                 logits, and what was chosen on the way. The images are not augmented.
         """
         return classification.solve(self, name, network, fit)
+
+    def verifier(self, latent: str, head: PairHead) -> Verifier:
+        """The part of the network up to ``latent`` with a new head on pairs of latents."""
+        encoder = self.part(upto=latent)
+        dimension = siamese.dimension(encoder, next(self.encode(None, self.val)))
+        built = build_pair_head(
+            head.kind, dimension, head.dropout, runtime.stream_seed(self.seed, "pair head"),
+            koch=self.architecture == architectures.KOCH,
+        )  # fmt: skip
+        return Verifier(encoder, built).to(self.device)
+
+    def verification(
+        self,
+        name: str,
+        verifier: Verifier,
+        settings: Optimization,
+        frozen: bool = False,
+        l2: Mapping[str, float] | None = None,
+    ) -> Phase:
+        """A phase that learns by binary cross-entropy whether listed pairs show one class.
+
+        A batch is ``batch_size`` pairs; an image in several of them goes through the encoder once.
+        ``verifier`` becomes the run's network.
+
+        Args:
+            name: of the phase.
+            verifier: encoder and head.
+            settings: of the optimisation.
+            frozen: whether the encoder stays as it is; without augmentation its encodings are
+                computed once.
+            l2: layers of the encoder, by prefix, to the strength that multiplies the sum of their
+                squared weights in the loss, in validation too.
+        """
+        return verification.verification(self, name, verifier, settings, frozen, l2 or {})
+
+    def distance(self, name: str, verifier: Verifier) -> Solve:
+        """A phase that fits scale and offset of a verifier's head; its encoder stays as it is.
+
+        Logistic regression on the similarities of the training pairs, both kinds of equal weight.
+        ``verifier`` becomes the run's network.
+        """
+        return verification.distance(self, name, verifier)
 
     @torch.no_grad()
     def encode(self, encoder: nn.Module | None, images: ImageSet) -> Iterator[Tensor]:

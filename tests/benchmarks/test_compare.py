@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from benchmarks import dogs_cats
+from benchmarks import dogs_cats, siamese_systems
 from benchmarks.compare import place
 from pipeline import check
 from tests.digits import write_digits
@@ -54,6 +54,17 @@ def test_dogs_and_cats_asks_for_what_there_is(name, tmp_path, monkeypatch):
     check.check_models(params)
     assert params.model.architecture == name
     assert ("breakdown" in params.compare.methods) == (name != "alexnet")
+
+
+@pytest.mark.parametrize("name", siamese_systems.COMPARISONS)
+def test_siamese_systems_ask_for_what_there_is(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config, changes = siamese_systems.COMPARISONS[name]
+    place(Path(config), tmp_path, tmp_path / "work", changes)
+    params = check.load(files=False)
+    check.check_models(params)
+    assert params.task == "verification"
+    assert (params.model.architecture == "koch") == name.endswith("koch")
 
 
 @pytest.mark.parametrize(

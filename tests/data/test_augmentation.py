@@ -9,7 +9,7 @@ from scipy.stats import beta, kstest
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as vision
 
-from pipeline.data.augmentation import DRAWS, augment, mix
+from pipeline.data.augmentation import DRAWS, ELASTIC_POINTS, augment, mix
 from pipeline.params import Augmentation
 
 EVERYTHING = {
@@ -108,7 +108,7 @@ def test_nothing_waits_for_the_values_of_the_device():
     """The meta device has shapes and no values: whoever asked for one would fail."""
     images = torch.empty(4, 3, 16, 16, dtype=torch.uint8, device="meta")
     labels = torch.empty(4, dtype=torch.int64, device="meta")
-    out = augment(images, Augmentation(**EVERYTHING), seeded(0))
+    out = augment(images, Augmentation(**EVERYTHING, elastic=0.05), seeded(0))
     assert out.shape == images.shape and out.device.type == "meta"
     for mixup, cutmix in ((1.0, 0.0), (0.0, 1.0)):
         mixed, own, partners, share = mix(out, labels, mixup, cutmix, seeded(0))
@@ -207,6 +207,104 @@ def test_crops_keep_the_drawn_share_of_the_area_and_lie_evenly_inside_the_image(
     assert kstest((area - 0.3) / 0.7, "uniform").pvalue > 1e-3
     small = area < 3 / 4  # there every ratio fits in
     assert kstest(torch.log(ratio[small]) / math.log(16 / 9) + 0.5, "uniform").pvalue > 1e-3
+
+
+# Elastic
+
+
+def coordinates(side):
+    """An image (2, side, side) that holds where it is read, in shares of the side times 255."""
+    place = (torch.arange(side) + 0.5) / side * 255
+    return torch.stack([place.expand(side, -1), place[:, None].expand(-1, side)])
+
+
+def displacement(count, side, elastic, seed):
+    """By how much each pixel is read elsewhere, in shares of the side: (count, 2, side, side)."""
+    here = coordinates(side)
+    three = torch.cat([here, here[:1]]).expand(count, -1, -1, -1)
+    out = augment(three, Augmentation(elastic=elastic), seeded(seed))
+    return (out[:, :2] - here) / 255
+
+
+def test_elastic_leaves_what_the_others_draw():
+    """The same images as without it, but for a distortion of almost nothing."""
+    plain = augment(noise(), Augmentation(**EVERYTHING), seeded(3))
+    bent = augment(noise(), Augmentation(**EVERYTHING, elastic=1e-9), seeded(3))
+    assert torch.allclose(plain, bent, atol=0.05)
+
+
+def test_elastic_draws_its_field_after_all_others():
+    generator, other = seeded(0), seeded(0)
+    augment(noise(), Augmentation(elastic=0.05), generator)
+    assert not generator.get_state().equal(seeded(0).get_state())
+    torch.rand(len(DRAWS), 6, generator=other)
+    torch.randn(6, 2, ELASTIC_POINTS, ELASTIC_POINTS, generator=other)
+    assert generator.get_state().equal(other.get_state())
+    off = seeded(0)
+    augment(noise(), Augmentation(rotation=5.0), off)
+    assert not off.get_state().equal(other.get_state())
+
+
+def test_elastic_gives_each_image_a_field_of_its_own():
+    images = noise(1).expand(6, -1, -1, -1)
+    out = augment(images, Augmentation(elastic=0.05), seeded(0))
+    again = augment(images, Augmentation(elastic=0.05), seeded(0))
+    assert out.equal(again) and out.dtype == torch.float32
+    for k in range(6):
+        for other in range(k):
+            assert (out[k] - out[other]).abs().max() > 0.1
+
+
+def test_elastic_moves_control_points_by_its_standard_deviation():
+    """Where the grid's inner points lie, both ways apart; at the border nothing outside is seen."""
+    step, elastic = 8, 0.01
+    side = step * (ELASTIC_POINTS - 1) + 1
+    moved = displacement(1500, side, elastic, seed=0)
+    inner = slice(step, side - step, step)
+    at_points = moved[:, :, inner, inner]
+    assert at_points.shape == (1500, 2, ELASTIC_POINTS - 2, ELASTIC_POINTS - 2)
+    assert at_points.std(dim=0).sub(elastic).abs().max() < 0.1 * elastic
+    assert at_points.mean(dim=0).abs().max() < 0.1 * elastic
+    assert kstest(at_points.flatten() / elastic, "norm").pvalue > 1e-3
+    columns = at_points.flatten(1)
+    apart = torch.corrcoef(columns.T) - torch.eye(columns.shape[1])
+    assert apart.abs().max() < 0.15
+
+
+def test_elastic_moves_control_points_as_drawn():
+    step, elastic = 8, 0.01
+    side = step * (ELASTIC_POINTS - 1) + 1
+    generator = seeded(7)
+    torch.rand(len(DRAWS), 4, generator=generator)
+    drawn = torch.randn(4, 2, ELASTIC_POINTS, ELASTIC_POINTS, generator=generator)
+    moved = displacement(4, side, elastic, seed=7)[:, :, ::step, ::step]
+    inner = (slice(None), slice(None), slice(1, -1), slice(1, -1))
+    assert torch.allclose(moved[inner], elastic * drawn[inner], atol=1e-4)
+
+
+def test_elastic_is_smooth():
+    """Neighbouring pixels are moved nearly alike: the field bends slowly, without a jump."""
+    side, elastic = 65, 0.01
+    moved = displacement(20, side, elastic, seed=1)[:, :, 6:-6, 6:-6]
+    between_points = (side - 1) / (ELASTIC_POINTS - 1)
+    for axis in (2, 3):
+        slope = moved.diff(dim=axis)
+        bend = slope.diff(dim=axis)
+        assert slope.abs().max() < 10 * elastic / between_points
+        assert bend.abs().max() < 0.3 * slope.abs().max()
+
+
+def test_elastic_goes_with_the_other_warps():
+    """A shift alone moves all; the field comes on top of it."""
+    side, settings = 33, {"shift": 0.1}
+    here = coordinates(side)
+    images = torch.cat([here, here[:1]]).expand(5, -1, -1, -1)
+    shifted = augment(images, Augmentation(**settings), seeded(2))
+    both = augment(images, Augmentation(**settings, elastic=0.01), seeded(2))
+    inner = slice(8, -8)
+    added = ((both - shifted) / 255)[:, :2, inner, inner]
+    alone = displacement(5, side, 0.01, seed=2)[:, :, inner, inner]
+    assert torch.allclose(added, alone, atol=1e-4)
 
 
 # Colour

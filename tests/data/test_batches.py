@@ -15,6 +15,7 @@ from pipeline.data.batches import (
     load_images,
     read_list,
     read_pairs,
+    read_trials,
 )
 from pipeline.data.pairs import draw_pairs
 
@@ -119,3 +120,31 @@ def test_lists_and_pairs_are_read_by_position(tmp_path):
     loaded = load_images(tmp_path / "images.npy", rows, labels, torch.device("cpu"))
     assert loaded.pixels.flatten().tolist() == [7, 3, 9]
     assert loaded.labels.tolist() == [0, 1, 0]
+
+
+def test_trials_are_read_by_set_and_position(tmp_path):
+    (tmp_path / "trials.csv").write_text(
+        "set,episode,left,right,same\n"
+        "pairs,,3,9,0\n"
+        "official,run01,9,7,1\n"
+        "5_way_1_shot,0,7,3,0\n"
+        "official,run01,9,3,0\n"
+        "pairs,,7,9,1\n"
+    )
+    found = read_trials(tmp_path / "trials.csv", np.array([7, 3, 9]))
+    listed = {
+        name: [of.tolist() for of in (trials.episode, trials.left, trials.right, trials.same)]
+        for name, trials in found.items()
+    }
+    assert listed == {
+        "pairs": [["", ""], [1, 0], [2, 2], [0, 1]],
+        "official": [["run01", "run01"], [2, 2], [0, 1], [1, 0]],
+        "5_way_1_shot": [["0"], [0], [1], [0]],
+    }
+    assert list(found) == ["pairs", "official", "5_way_1_shot"]  # as they first come
+    assert found["pairs"].left.dtype == np.int64
+
+
+def test_trials_may_be_none(tmp_path):
+    (tmp_path / "trials.csv").write_text("set,episode,left,right,same\n")
+    assert read_trials(tmp_path / "trials.csv", np.arange(3)) == {}

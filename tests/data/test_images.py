@@ -495,8 +495,8 @@ class TestDecodeAll:
         assert warnings.filters == before
 
 
-def params(**data) -> Params:
-    return Params.model_construct(data=Data(image_size=8, channels=1, **data))
+def params(task: str = "classification", **data) -> Params:
+    return Params.model_construct(task=task, data=Data(image_size=8, channels=1, **data))
 
 
 def table(path: str) -> list[dict[str, str]]:
@@ -545,7 +545,9 @@ class TestStage:
         once = {path.name: path.read_bytes() for path in Path("prepared").iterdir()}
         stage.images(params(target="data/target"))
         assert {path.name: path.read_bytes() for path in Path("prepared").iterdir()} == once
-        assert sorted(once) == ["images.csv", "images.npy", "source.csv", "source.npy"]
+        assert sorted(once) == [
+            "images.csv", "images.npy", "listed.csv", "source.csv", "source.npy",
+        ]  # fmt: skip
 
     def test_splits_that_are_brought(self, capsys):
         for part in ("Train", "test"):
@@ -557,6 +559,88 @@ class TestStage:
         stage.images(params(target="data/split"))
         assert {row["split"] for row in table("prepared/images.csv")} == {"train", "test"}
         assert "splits brought: train 4, val 0, test 4" in capsys.readouterr().out
+
+    def test_without_trials_their_table_is_empty(self):
+        stage.images(params(target="data/target"))
+        assert Path("prepared/listed.csv").read_text() == "split,set,episode,left,right,same\n"
+
+    def test_pairs(self, capsys):
+        for name, numbers in (("Ann", (1, 2)), ("Bo", (1, 10)), ("Cy", (1, 2)), ("Di", (3,))):
+            folder = Path("data/lfw/faces", name)
+            folder.mkdir(parents=True)
+            for number in numbers:
+                (folder / f"{name}_{number:04}.png").write_bytes(file_of(GREY))
+        Path("data/lfw/pairs_train.txt").write_text("Bo 10 1\nAnn 2 Bo 1\nAnn 1 2\n")
+        Path("data/lfw/pairs_test.txt").write_text("Cy 2 1\nDi 3 Cy 2\n")
+        asked = params("verification", target="data/lfw", source="data/source", layout="pairs")
+        with pytest.raises(InputError, match="data/source: has no lists of pairs"):
+            stage.images(asked)
+        stage.images(params("verification", target="data/lfw", layout="pairs"))
+        rows = table("prepared/images.csv")
+        assert [(row["image"].removeprefix("faces/"), row["label"], row["split"])
+                for row in rows] == [
+            ("Ann/Ann_0001.png", "0", "train"), ("Ann/Ann_0002.png", "0", "train"),
+            ("Bo/Bo_0001.png", "1", "train"), ("Bo/Bo_0010.png", "1", "train"),
+            ("Cy/Cy_0001.png", "2", "test"), ("Cy/Cy_0002.png", "2", "test"),
+            ("Di/Di_0003.png", "3", "test"),
+        ]  # fmt: skip
+        assert Path("prepared/listed.csv").read_text() == (
+            "split,set,episode,left,right,same\n"
+            "train,pairs,,3,2,1\ntrain,pairs,,1,2,0\ntrain,pairs,,0,1,1\n"
+            "test,pairs,,5,4,1\ntest,pairs,,6,5,0\n"
+        )
+        assert np.load("prepared/images.npy").shape == (7, 1, 8, 8)
+        assert capsys.readouterr().out == (
+            "data/lfw: 7 images, 4 classes, splits brought: train 4, val 0, test 3; "
+            "pairs brought: train 3, val 0, test 2\n"
+        )
+
+    def test_omniglot(self, capsys):
+        names = [f"images_background_x/{alphabet}/character01/1_{drawer}.png"
+                 for alphabet in ("Greek", "Latin") for drawer in (1, 2)]  # fmt: skip
+        for run in ("run01", "run02"):
+            names += [f"all_runs/{run}/{kind}{number}.png"
+                      for kind in ("test/item", "training/class") for number in (1, 2)]  # fmt: skip
+        for name in names:
+            path = Path("data/omniglot", name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(file_of(GREY))
+        for run in ("run01", "run02"):
+            lines = [f"{run}/test/item{one}.png {run}/training/class{two}.png\n"
+                     for one, two in ((1, 2), (2, 1))]  # fmt: skip
+            Path(f"data/omniglot/all_runs/{run}/class_labels.txt").write_text("".join(lines))
+        stage.images(params("verification", target="data/omniglot", layout="omniglot"))
+        rows = {row["image"]: row for row in table("prepared/images.csv")}
+        assert [row["group"] for row in rows.values()] == (
+            ["Greek"] * 2 + ["Latin"] * 2 + ["run01"] * 4 + ["run02"] * 4
+        )
+        listed = table("prepared/listed.csv")
+        expected = [
+            ("test", "official", run, f"item{query}", f"class{support}", str(int(query != support)))
+            for run in ("run01", "run02") for query in (1, 2) for support in (1, 2)
+        ]  # fmt: skip
+        image = {row["row"]: Path(name).stem for name, row in rows.items()}
+        assert [
+            (row["split"], row["set"], row["episode"], image[row["left"]], image[row["right"]],
+             row["same"]) for row in listed
+        ] == expected  # fmt: skip
+        assert capsys.readouterr().out == (
+            "data/omniglot: 12 images, 6 classes, 4 groups, splits brought: train 4, val 0, "
+            "test 8; 2 official runs\n"
+        )
+
+    def test_a_source_set_is_to_be_classified_whatever_the_task(self):
+        stage.images(params("verification", target="data/target", source="data/source"))
+        assert len(table("prepared/source.csv")) == 9
+        Path("data/source/cat/1.png").unlink()
+        Path("data/source/cat/2.png").unlink()
+        with pytest.raises(InputError, match="data/source: class 'cat' has a single image"):
+            stage.images(params("verification", target="data/target", source="data/source"))
+
+    @pytest.mark.parametrize("layout", ["pairs", "omniglot"])
+    def test_layouts_of_verification_are_none_of_classification(self, layout):
+        with pytest.raises(InputError, match=f"params.yaml: data.layout: {layout} is for task: "):
+            stage.images(params(target="data/target", layout=layout))
 
     @pytest.mark.parametrize("place", ["/data/x", "data/../x", "images", "../data", "", "."])
     @pytest.mark.parametrize("key", ["target", "source"])

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.data import sources
-from pipeline.data.sources import Item, class_names, find_images
+from pipeline.data.items import _archive
+from pipeline.data.sources import Found, Item, class_names, find, find_images
 from pipeline.errors import InputError
 
 
@@ -170,10 +170,10 @@ class TestReading:
 
     def test_a_forked_process_has_its_own_handle(self, tmp_path, monkeypatch):
         target = pack(tmp_path / "set.zip", *PLAIN)
-        mine = sources._archive(target)
-        assert sources._archive(target) is mine
+        mine = _archive(target)
+        assert _archive(target) is mine
         monkeypatch.setattr(os, "getpid", lambda: 0)  # as after a fork, memory and all
-        assert sources._archive(target) is not mine
+        assert _archive(target) is not mine
 
     def test_a_changed_zip_is_opened_again(self, tmp_path):
         item = find_images(pack(tmp_path / "set.zip", *PLAIN), "folders")[0]
@@ -491,6 +491,76 @@ class TestTable:
         assert "dvc pull data.dvc" in refused(tmp_path / "t.csv", "csv")
         message = refused(lay(tmp_path, "t.txt") / "t.txt", "csv")
         assert message == ": must be a folder or a .zip, or the .csv itself"
+
+
+class TestVerification:
+    """The layouts of classification, with identities as classes."""
+
+    PEOPLE = ("train/Ann/1.jpg", "train/Ann/2.jpg", "train/Bo/1.jpg",
+              "val/Cy/1.jpg", "test/Di/1.jpg", "test/Di/2.jpg")  # fmt: skip
+
+    @staticmethod
+    def refused(target: Path, layout: str = "folders") -> str:
+        with pytest.raises(InputError) as error:
+            find(target, layout, "verification")
+        message = str(error.value)
+        assert "\n" not in message and message.startswith(str(target))
+        return message.removeprefix(str(target))
+
+    def test_identities_of_their_own_in_each_split(self, put):
+        people = find(put(*self.PEOPLE), "folders", "verification")
+        assert [(item.image, item.class_name, item.split) for item in people.items] == [
+            (path, path.split("/")[1], path.split("/")[0]) for path in self.PEOPLE
+        ]
+        assert people.trials == []
+        with pytest.raises(InputError, match="class 'Di' of test"):
+            find(put(*self.PEOPLE), "folders", "classification")
+
+    @pytest.mark.parametrize("above", ["", "train/"])
+    def test_splits_to_be_drawn(self, put, above):
+        paths = ("a/1.jpg", "a/2.jpg", "b/1.jpg", "c/1.jpg")
+        people = find(put(*(above + path for path in paths)), "folders", "verification")
+        assert [(item.class_name, item.split) for item in people.items] == [
+            (path[0], "") for path in paths
+        ]
+
+    def test_lists_and_tables(self, tmp_path):
+        lay(tmp_path, *PHOTOS)
+        (tmp_path / "train.txt").write_text("p/1.jpg Ann\np/2.jpg Ann\nq/4 Bo\n")
+        (tmp_path / "test.txt").write_text("q/5.jpg Di\n")
+        listed = find(tmp_path, "lists", "verification").items
+        expected = [("p/1.jpg", "Ann", "train"), ("p/2.jpg", "Ann", "train"),
+                    ("q/4", "Bo", "train"), ("q/5.jpg", "Di", "test")]  # fmt: skip
+        assert [(item.image, item.class_name, item.split) for item in listed] == expected
+        (tmp_path / "t.csv").write_text(written(expected, HEADER[:3]))
+        assert find(tmp_path, "csv", "verification").items == listed
+
+    @pytest.mark.parametrize(
+        ("paths", "problem"),
+        [
+            (
+                [*PEOPLE, "test/Bo/2.jpg"],
+                ": 'Bo' stands in test (test/Bo/2.jpg) and in train (train/Bo/1.jpg); in "
+                "verification a class lies in one split alone",
+            ),
+            # capitals alone tell nobody apart
+            ([*PEOPLE, "val/bo/2.jpg"], ": 'Bo' stands in train (train/Bo/1.jpg) and in val"),
+            (["a/1.jpg", "a/2.jpg"], ": has 1 class(es) to train on"),
+            ([p for p in PEOPLE if "Bo" not in p], ": has 1 class(es) to train on"),
+            ([p for p in PEOPLE if "Ann/2" not in p], ": has a single image of each class to"),
+            ([*PEOPLE, "train/emu/"], "/train/emu: holds no image"),
+            ([p for p in PEOPLE if p[:4] != "test"], ": has train and val, but no test"),
+            (["cat/"], ": holds no images"),
+        ],
+    )
+    def test_wrong_sets_are_named(self, put, paths, problem):
+        assert self.refused(put(*paths)).startswith(problem)
+
+    def test_classification_is_found_as_ever(self, put):
+        target = put(*SPLIT)
+        assert find(target, "folders", "classification") == Found(
+            find_images(target, "folders"), []
+        )
 
 
 class TestBadSets:

@@ -6,9 +6,8 @@ import pytest
 from sklearn.metrics import (
     accuracy_score,
     f1_score,
-    fbeta_score,
     log_loss,
-    precision_score,
+    precision_recall_fscore_support,
     recall_score,
 )
 
@@ -110,12 +109,9 @@ def test_two_class_metrics_are_those_of_scikit_learn(beta, positive):
              for b in product((0, 1), repeat=3)]  # fmt: skip
     large = [draw.integers(0, 2, (2, 200)), (draw.random((2, 200)) < 0.05).astype(np.int64)]
     for labels, predicted in [*small, *large]:
-        asked = {"pos_label": positive, "zero_division": 0}
-        expected = (
-            precision_score(labels, predicted, **asked),
-            recall_score(labels, predicted, **asked),
-            fbeta_score(labels, predicted, beta=beta, **asked),
-        )
+        expected = precision_recall_fscore_support(
+            labels, predicted, beta=beta, pos_label=positive, average="binary", zero_division=0
+        )[:3]
         found = precision_recall_f_beta(labels, predicted, positive, beta)
         assert found == pytest.approx(expected, abs=1e-9)
 

@@ -29,6 +29,7 @@ def test_the_networks_of_our_own_never_import_torchvision():
         "a.classifier_keys('small', 1, 8); cut.cut(network, 'embedding');"
         "network(a.normalise(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), 'small'));"
         "a.check_size('bvlc_alexnet', 67, 1); a.classifier_keys('bvlc_alexnet', 1, 67);"
+        "a.check_size('koch', 65, 1); a.classifier_keys('koch', 1, 65);"
         "sys.exit('torchvision' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", work]).returncode == 0
@@ -36,7 +37,7 @@ def test_the_networks_of_our_own_never_import_torchvision():
 
 def test_names_are_our_own_and_torchvisions_classification_networks():
     names = architectures.names()
-    assert names[:2] == ["small", "bvlc_alexnet"]
+    assert names[:4] == ["small", "bvlc_alexnet", "koch", "drawings"]
     assert len(set(names)) == len(names)
     assert {"alexnet", "resnet18", "vit_b_16"} <= set(names)
     assert not {"fcn_resnet50", "raft_large", "quantized_resnet18"} & set(names)
@@ -149,6 +150,13 @@ def test_check_size_names_a_size_that_works():
 def test_a_network_that_cannot_be_built_for_the_size_says_so():
     with pytest.raises(InputError, match=r"^params.yaml: data.image_size: maxvit_t.*224 would do"):
         build("maxvit_t", 5, 3, 64, dropout=None, generator_seed=0)
+    message = (
+        r"data.image_size: koch .* 64 x 64 pixels \(the smallest side is 65 pixels\); 96 would"
+    )
+    with pytest.raises(InputError, match=message):
+        build("koch", 5, 1, 64, dropout=None, generator_seed=0)
+    with pytest.raises(InputError, match=r"drawings .* 7 x 7 pixels \(the smallest side is 8 pix"):
+        build("drawings", 5, 1, 7, dropout=None, generator_seed=0)
     with pytest.raises(InputError, match=r"^params.yaml: data.image_size: small"):
         build("small", 5, 1, 3, dropout=None, generator_seed=0)
 
@@ -157,6 +165,8 @@ def test_a_network_that_cannot_be_built_for_the_size_says_so():
     ("architecture", "keys"),
     [
         ("small", {"classifier.weight", "classifier.bias"}),
+        ("koch", {"classifier.weight", "classifier.bias"}),
+        ("drawings", {"classifier.weight", "classifier.bias"}),
         ("squeezenet1_1", {"classifier.1.weight", "classifier.1.bias"}),
         ("alexnet", {"classifier.6.weight", "classifier.6.bias"}),
         ("vit_b_16", {"heads.head.weight", "heads.head.bias"}),
@@ -164,13 +174,29 @@ def test_a_network_that_cannot_be_built_for_the_size_says_so():
     ],
 )
 def test_classifier_keys(architecture: str, keys: set[str]):
-    assert architectures.classifier_keys(architecture, 3, 64) == keys
+    assert architectures.classifier_keys(architecture, 3, 96) == keys
+
+
+def test_drawings_pads_with_white_paper():
+    white = torch.full((1, 1, 8, 8), 255, dtype=torch.uint8)
+    assert normalise(white, "drawings").abs().max() < 1e-6
+    assert (normalise(torch.zeros_like(white), "drawings") - 1).abs().max() < 1e-6
+    maps = build("drawings", 5, 1, 29, None, 0).eval().features(torch.zeros(2, 1, 29, 29))
+    assert maps.shape == (2, 256, 3, 3)
+    assert torch.equal(maps[:, :, :1, :1].expand_as(maps), maps)  # the border is no feature
 
 
 def test_normalise_for_small_spreads_pixels_over_minus_one_to_one():
     images = torch.tensor([0, 51, 255], dtype=torch.uint8).view(3, 1, 1, 1)
     wanted = torch.tensor([-1.0, -0.6, 1.0]).view(3, 1, 1, 1)
     torch.testing.assert_close(normalise(images, "small"), wanted)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_normalise_for_koch_spreads_pixels_over_zero_to_one(channels: int):
+    images = torch.tensor([0, 51, 255], dtype=torch.uint8).view(3, 1, 1, 1)
+    wanted = torch.tensor([0.0, 0.2, 1.0]).view(3, 1, 1, 1).expand(-1, channels, 1, 1)
+    torch.testing.assert_close(normalise(images.expand(-1, channels, 1, 1), "koch"), wanted)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -24,6 +24,8 @@ CUTS = {
     "shufflenet_v2_x1_0": (64, ["conv1.1", "stage2.0", "stage3", "conv5.0"]),
     "vit_b_16": (32, ["encoder.dropout", "encoder.layers.encoder_layer_5", "encoder"]),
     "small": (8, ["features.0", "features.1", "features", "flatten", "embedding", "dropout"]),
+    "drawings": (16, ["features.3", "features.4", "features", "flatten"]),
+    "koch": (73, ["features.3", "features", "embedding"]),
     "swin_t": (64, ["features.0.0", "features.1.1", "norm"]),
     "googlenet": (64, ["conv1.bn", "inception4a", "inception5b"]),
     "regnet_y_400mf": (64, ["stem.1", "trunk_output.block2"]),

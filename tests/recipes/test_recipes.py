@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch.nn import functional
 
 from pipeline import recipes
@@ -300,3 +301,32 @@ def test_where_the_network_must_come_apart():
     ]
     assert list(made("scratch", **phase_settings()).cuts()) == []
     assert list(made("joint", **phase_settings(latent="a")).cuts()) == [(("latent",), ["a"])]
+
+
+def test_where_a_siamese_network_comes_apart_and_which_layers_it_names():
+    recipe = made("siamese", **phase_settings(latent="features.3"))
+    assert list(recipe.cuts()) == [(("latent",), ["features.3"])]
+    for block in (recipe, recipe.head):
+        named = {name for name, _ in recipe.layers(block, make_run().network).named_parameters()}
+        assert named == {"features.0.weight", "features.1.weight", "features.1.bias"}
+
+
+@pytest.mark.parametrize(
+    "asked", [{"freeze_to": "embedding"}, {"weight_decays": {"classifier": 0.1}}, {"mixup": 0.2}]
+)
+def test_a_head_on_pairs_has_nothing_of_a_classifier_s(asked):
+    encoder = phase_settings(latent="embedding")
+    head = phase_settings(pairs={"kind": "cosine"})
+    assert made("breakdown", encoder=encoder, head=head).task == "verification"
+    made("breakdown", encoder=encoder, head=phase_settings(**asked))
+    (key,) = asked
+    with pytest.raises(ValidationError, match=f"{key} is for a head that classifies"):
+        made("breakdown", encoder=encoder, head=head | asked)
+
+
+def test_a_release_is_for_classification():
+    head = phase_settings(release=phase_settings(lr=0.01))
+    encoder = phase_settings(latent="embedding")
+    made("breakdown_finetune", encoder=encoder, head=head)
+    with pytest.raises(ValidationError, match="pairs is for the recipe breakdown"):
+        made("breakdown_finetune", encoder=encoder, head=head | {"pairs": {"kind": "cosine"}})

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from pipeline.params import Params
-from pipeline.records import RunId, digest, runs_of, write_history, write_json, write_table
+from pipeline.records import (
+    ANSWER_COLUMNS,
+    RunId,
+    digest,
+    read_json,
+    runs_of,
+    write_atomically,
+    write_history,
+    write_json,
+    write_table,
+)
 
 CLASSES = ("five", "six", "seven", "eight", "nine")
-SKILL = {"breakdown": 2.4, "finetune": 3.2, "scratch": 1.2}
+SKILL = {"breakdown": 2.4, "finetune": 3.2, "scratch": 1.2, "siamese": 3.0, "features": 0.8}
+PEOPLE = [f"person {number}" for number in range(30)]
 TEST_IMAGES = 150
 # what stands here beside the usual phases is by the names of the methods
 PHASES = {
@@ -37,6 +50,7 @@ def fake_params(
     seeds: Sequence[int] = (0, 1, 2),
     breakdowns: Sequence[str] = ("breakdown",),
     baselines: Sequence[str] = ("finetune", "scratch"),
+    task: str = "classification",
     **compare: Any,
 ) -> Params:
     """A whole params.yaml; what the report does not read is kept short."""
@@ -45,6 +59,7 @@ def fake_params(
     }
     return Params.model_validate(
         {
+            "task": task,
             "data": {"target": "data/target", "image_size": 8, "channels": 1},
             "pairs": {"per_image": 8, "positive_fraction": 0.5},
             "model": {"architecture": "small"},
@@ -82,6 +97,82 @@ def write_runs(
         write_run(run, run.method in params.compare.breakdowns, classes, run in diverged)
 
 
+def verification_params(**more: Any) -> Params:
+    """As `fake_params`, of methods that verify."""
+    usual = {"baselines": ("siamese", "features"), "reference": "siamese", "shots": ("all",)}
+    return fake_params(**{"task": "verification", **usual, **more})
+
+
+def write_verification_runs(
+    params: Params, pairs: int = 240, episodes: Sequence[str] = ("official", "5_way_1_shot")
+) -> None:
+    """As `write_runs`, of verification: so many pairs, and these sets of episodes."""
+    sizes = {"min": 1, "median": 2.0, "mean": 3.4567, "max": 53}
+    counted = {"images": 1471, "classes": 923, "images_a_class": sizes}
+    counted["pairs"] = {"same": 1100, "different": 1200}
+    asked = {
+        name: {"episodes": len(of), "queries": sum(map(len, of)), "trials": 99}
+        for name, of in ((name, _episodes(name)) for name in episodes)
+    }
+    nothing = {"episodes": 0, "queries": 0, "trials": pairs}
+    write_json(
+        "prepared/summary.json",
+        {
+            "images": 60 * len(PEOPLE),
+            "analysis": dict.fromkeys(("train", "val", "test"), counted),
+            "trials": {"pairs": nothing, **asked},
+            "val_trials": {},
+        },
+    )
+    for run in runs_of(params.compare):
+        breakdown = run.method in params.compare.breakdowns
+        write_run(run, breakdown, PEOPLE)
+        draw = np.random.default_rng([*run.method.encode(), run.seed])
+        rows = [*_pair_rows(SKILL[run.method], pairs, draw)]
+        for name in episodes:
+            rows += _episode_rows(name, SKILL[run.method], draw)
+        write_table(run.predictions, rows, ANSWER_COLUMNS)
+        record = read_json(run.folder / "record.json")
+        record["inputs"] |= {"trials": digest("trials"), "val_trials": digest("val trials")}
+        write_json(run.folder / "record.json", record)
+
+
+def _pair_rows(skill: float, pairs: int, draw: Any) -> Iterator[tuple[Any, ...]]:
+    """Pairs, every other of one person; the questions are the same for all runs."""
+    asked = np.random.default_rng(0)
+    for number in range(pairs):
+        same = (number + 1) % 2
+        left, right = asked.choice(len(PEOPLE), 2, replace=False)
+        right = left if same else right
+        score = 1 / (1 + np.exp(-draw.normal(skill * (same - 0.5), 1.0)))
+        names = (PEOPLE[left], PEOPLE[right])
+        images = (f"{names[0]}/{number}a.jpg", f"{names[1]}/{number}b.jpg")
+        yield "pairs", "", *images, *names, same, int(score >= 0.5), float(score)
+
+
+def _episodes(name: str) -> list[list[str]]:
+    """The classes of each episode, of which each is asked for once."""
+    asked = np.random.default_rng([2, *name.encode()])
+    count, ways = (20, 20) if name == "official" else (12, int(name.split("_")[0]))
+    return [
+        [f"run{number}/class{place}" for place in range(ways)]
+        if name == "official"
+        else [PEOPLE[of] for of in asked.choice(len(PEOPLE), ways, replace=False)]
+        for number in range(count)
+    ]
+
+
+def _episode_rows(name: str, skill: float, draw: Any) -> Iterator[tuple[Any, ...]]:
+    for episode, classes in enumerate(_episodes(name)):
+        for label, own in enumerate(classes):
+            right = draw.random() < skill / (skill + 1)
+            picked = (
+                label if right else int((label + draw.integers(1, len(classes))) % len(classes))
+            )
+            images = (f"{own}/{episode} query.png", f"{classes[picked]}/{episode}.png")
+            yield name, f"run{episode:02}", *images, own, classes[picked], label, picked, 0.75
+
+
 def write_run(
     run: RunId, breakdown: bool, classes: Sequence[str] = CLASSES, diverged: bool = False
 ) -> None:
@@ -93,6 +184,9 @@ def write_run(
     _write_predictions(run, skill, classes, draw)
     write_history(run.folder / "history.csv", _history(run, breakdown, skill, draw))
     _write_timings(run, breakdown, draw)
+    picture = io.BytesIO()
+    Image.new("RGB", (1126, 20 + run.seed), "grey").save(picture, "png")
+    write_atomically(run.examples, picture.getvalue())
     write_json(run.folder / "record.json", _record(run, breakdown, len(classes), diverged))
 
 
@@ -132,12 +226,12 @@ def phases_of(run: RunId, breakdown: bool) -> dict[str, int]:
 
 
 def _write_timings(run: RunId, breakdown: bool, draw: Any) -> None:
-    def timing(phase: str) -> dict[str, Any]:
+    def timing(phase: str, images: int = 4500) -> dict[str, Any]:
         seconds = 2 + float(draw.random())
-        speed = 4500 / seconds
+        speed = images / seconds
         return {
             "phase": phase,
-            "images_seen": 4500,
+            "images_seen": images,
             "seconds": seconds,
             "images_per_second": speed,
             "peak_memory_mb": 412.5,
@@ -148,6 +242,7 @@ def _write_timings(run: RunId, breakdown: bool, draw: Any) -> None:
     if breakdown:
         write_json(run.folder / "encoder" / "timing.json", {"phases": first})
     write_json(run.folder / "timing.json", {"phases": [t for t in timings if t not in first]})
+    write_json(run.test_timing, {"phases": [timing("test", TEST_IMAGES)]})
 
 
 def _record(run: RunId, breakdown: bool, classes: int, diverged: bool) -> dict[str, Any]:
@@ -170,7 +265,15 @@ def _record(run: RunId, breakdown: bool, classes: int, diverged: bool) -> dict[s
         "reason": "head: train/loss was inf in epoch 3" if diverged else "",
         "classes": classes,
         "parameters": {"method": {"lr": 0.01}},
-        "phases": [],
+        "phases": [
+            {
+                "phase": phase,
+                "status": "finished",
+                "epochs": epochs,
+                "chosen_epoch": epochs // 2 + 1,
+            }
+            for phase, epochs in phases_of(run, breakdown).items()
+        ],
         "metrics": {"best/val_accuracy": 0.5 + run.seed / 10, "cost/images_seen": 4500},
         "inputs": inputs,
         "versions": {"python": "3.11.9", "torch": "2.15.0"},

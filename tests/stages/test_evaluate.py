@@ -12,21 +12,42 @@ from scipy.stats import ttest_rel
 
 from pipeline.errors import InputError
 from pipeline.records import RunId, read_json, write_json
-from pipeline.report import summary
+from pipeline.report import figures, summary
 from pipeline.stages.evaluate import evaluate
-from tests.report.fake_runs import fake_params, write_run, write_runs
+from tests.report.fake_runs import (
+    fake_params,
+    verification_params,
+    write_run,
+    write_runs,
+    write_verification_runs,
+)
 
 DETERMINISTIC = ("results.csv", "metrics.json", "comparison.csv", "figures")
 RUN = Path("runs/breakdown/shots-5/seed-0")
 PREDICTIONS = Path("predictions/breakdown-n5-s0.csv")
 
 
+PANEL = figures.Panel("accuracy-n5", "accuracy", "Accuracy", "<svg></svg>\n")
+TEST_TIMING = Path("predictions/breakdown-n5-s0.timing.json")
+
+
 @pytest.fixture
-def params(tmp_path, monkeypatch):
+def undrawn(monkeypatch):
+    """A panel that stands for all: drawing takes longest, and few tests are about it."""
+    monkeypatch.setattr(figures, "draw", lambda *_: [PANEL])
+
+
+@pytest.fixture
+def drawn_params(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     params = fake_params(seeds=(0, 1))
     write_runs(params)
     return params
+
+
+@pytest.fixture
+def params(drawn_params, undrawn):
+    return drawn_params
 
 
 def rows_of(name):
@@ -112,7 +133,9 @@ def test_the_recall_of_each_class_is_compared(params):
 
 
 @pytest.mark.parametrize(("positive", "label"), [("canker", 0), ("healthy", 1), (None, 1)])
-def test_two_classes_have_metrics_of_the_positive_one(tmp_path, monkeypatch, positive, label):
+def test_two_classes_have_metrics_of_the_positive_one(
+    tmp_path, monkeypatch, undrawn, positive, label
+):
     monkeypatch.chdir(tmp_path)
     params = fake_params(seeds=(0, 1), shots=(5,), positive=positive, beta=2.0)
     write_runs(params, ("canker", "healthy"))
@@ -159,7 +182,10 @@ def test_costs_have_a_row_a_phase(params):
         for row in rows_of("costs.csv")
         if (row["shots"], row["seed"]) == ("5", "0")
     ]
-    assert phases == [(p, "4500") for p in ("encoder", "head", "end_to_end", "end_to_end")]
+    whole, tested = ("end_to_end", "4500"), ("test", "150")
+    assert phases == [
+        *(("encoder", "4500"), ("head", "4500"), tested, whole, tested, whole, tested),
+    ]
 
 
 def test_leftovers_change_nothing(params):
@@ -173,13 +199,17 @@ def test_leftovers_change_nothing(params):
     assert bytes_of(*DETERMINISTIC, "index.html", "costs.csv") == before
 
 
-def test_other_timings_change_costs_and_page_only(params):
+@pytest.mark.parametrize("path", [RUN / "timing.json", TEST_TIMING])
+def test_other_timings_change_costs_and_page_only(drawn_params, path):
+    params = drawn_params.model_copy(
+        update={"compare": drawn_params.compare.model_copy(update={"shots": [5]})}
+    )
     evaluate(params)
     before = bytes_of(*DETERMINISTIC)
     costs = bytes_of("costs.csv", "index.html")
-    timing = read_json(RUN / "timing.json")
+    timing = read_json(path)
     timing["phases"][0] |= {"seconds": 99.5, "peak_memory_mb": None}
-    write_json(RUN / "timing.json", timing)
+    write_json(path, timing)
     shutil.rmtree("reports")
     evaluate(params)
     assert bytes_of(*DETERMINISTIC) == before
@@ -188,7 +218,7 @@ def test_other_timings_change_costs_and_page_only(params):
     assert not list(Path("reports").glob(".*"))
 
 
-def test_one_seed_has_null_intervals(tmp_path, monkeypatch):
+def test_one_seed_has_null_intervals(tmp_path, monkeypatch, undrawn):
     monkeypatch.chdir(tmp_path)
     params = fake_params(shots=(5,), seeds=(0,))
     write_runs(params)
@@ -212,12 +242,23 @@ def test_a_diverged_run_is_a_result(params):
     assert marked == [("scratch", "20", "1")]
 
 
+def test_the_printed_table_counts_diverged_runs_beside_the_seeds(params, capsys):
+    write_runs(params, diverged=[RunId("scratch", 20, 1)])
+    evaluate(params)
+    lines = capsys.readouterr().out.splitlines()
+    seeds = len(params.compare.seeds)
+    marked = [line.split()[:2] for line in lines if f"  {seeds}, 1 diverged" in line]
+    assert marked == [["20", "scratch"]]
+    assert sum("diverged" in line for line in lines) == 1
+
+
 @pytest.mark.parametrize(
     "path",
     [
         PREDICTIONS,
         *(RUN / name for name in ("record.json", "history.csv", "timing.json")),
         RUN / "encoder" / "timing.json",
+        TEST_TIMING,
         Path("prepared/summary.json"),
     ],
 )
@@ -231,14 +272,21 @@ def test_a_missing_or_damaged_file_is_named(params, path, damage):
     assert "dvc repro" in str(error.value) and "\n" not in str(error.value)
 
 
+def test_a_missing_picture_is_named(params):
+    path = Path("predictions/scratch-n20-s0.png")
+    path.unlink()
+    with pytest.raises(InputError, match=re.escape(f"{path}: cannot be read (No such file")):
+        evaluate(params)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
         ("image,label", "picture,label", "columns must be"),
         ("five/image 0.png,0,", "five/image 0.png,9,", "class numbers below 5"),
         ("five/image 0.png,0,", "five/image 0.png,x,", "no number"),
-        ("five/image 0.png", "other.png", "not the classes and test images"),
-        ("p_nine", "p_ten", "not the classes and test images"),
+        ("five/image 0.png", "other.png", "not of the test images and classes"),
+        ("p_nine", "p_ten", "not of the test images and classes"),
     ],
 )
 def test_predictions_that_cannot_be_are_refused(params, old, new, said):
@@ -265,11 +313,18 @@ def test_probabilities_that_do_not_sum_to_one_are_refused_with_their_line(params
         ({"version": 2}, "version is 2"),
         ({"inputs": None}, "'inputs' is missing"),
         ({"seed": 5}, "record of another run"),
+        ({"phases": [{"phase": "head"}]}, "each of 'phases' must have chosen_epoch, epochs, "),
     ],
 )
 def test_a_record_that_does_not_fit_is_refused(params, change, said):
     write_json(RUN / "record.json", read_json(RUN / "record.json") | change)
     with pytest.raises(InputError, match=said):
+        evaluate(params)
+
+
+def test_a_test_timing_of_another_phase_is_refused(params):
+    write_json(TEST_TIMING, read_json(RUN / "timing.json"))
+    with pytest.raises(InputError, match=f"^{TEST_TIMING}: 'phases' must be one phase 'test': "):
         evaluate(params)
 
 
@@ -289,6 +344,95 @@ def test_summary_table_needs_the_reports_alone(params, capsys):
     summary.main()
     out = capsys.readouterr().out
     assert printed in out and "make ui" in out and "reports/index.html" in out
+
+
+@pytest.fixture
+def drawn_verified(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    params = verification_params(seeds=(0, 1))
+    write_verification_runs(params, pairs=60)
+    return params
+
+
+@pytest.fixture
+def verified(drawn_verified, undrawn):
+    return drawn_verified
+
+
+def test_the_tables_of_verification(verified):
+    evaluate(verified)
+    metrics = [
+        *("test/official_accuracy", "test/accuracy", "test/roc_auc", "test/eer"),
+        *("test/tar_at_far_0.01", "test/tar_at_far_0.001", "test/5_way_1_shot_accuracy"),
+    ]
+    results = rows_of("results.csv")
+    assert [row["metric"] for row in results[:7]] == metrics
+    with open("predictions/features-nall-s1.csv", newline="", encoding="utf-8") as file:
+        official = [row for row in csv.DictReader(file) if row["set"] == "official"]
+    right = sum(row["label"] == row["predicted"] for row in official) / len(official)
+    values = {
+        row["metric"]: float(row["value"])
+        for row in results
+        if (row["method"], row["seed"]) == ("features", "1")
+    }
+    assert len(official) == 400 and values["test/official_accuracy"] == right
+    accuracy = {(row["method"], row["seed"]): row["accuracy"] for row in rows_of("accuracy.csv")}
+    assert float(accuracy["features", "1"]) == right
+    means = json.loads(Path("reports/metrics.json").read_text(encoding="utf-8"))
+    assert set(means["features"]["all"]) == set(metrics)
+    compared = {(row["method"], row["metric"]): row for row in rows_of("comparison.csv")}
+    assert set(compared) == {(method, m) for method in ("breakdown", "features") for m in metrics}
+    errors = compared["features", "test/eer"]
+    # more errors are no win
+    assert float(errors["difference"]) > 0 and errors["wins"] == "0"
+    rows = rows_of("identity_intervals.csv")
+    assert [row["metric"] for row in rows] == metrics * 3
+    assert {row["unit"]: row["units"] for row in rows if row["metric"] in metrics[:2]} == {
+        "run": "20",
+        "identity": "30",
+    }
+    assert {row["method"] for row in rows if not row["difference"]} == {"siamese"}
+
+
+def test_a_second_evaluation_of_verification_writes_the_same_bytes(drawn_verified):
+    names = (*DETERMINISTIC, "identity_intervals.csv", "accuracy.csv", "index.html")
+    evaluate(drawn_verified)
+    before = bytes_of(*names)
+    shutil.rmtree("reports")
+    evaluate(drawn_verified)
+    assert bytes_of(*names) == before
+
+
+def test_the_printed_table_is_of_the_primary_metric(verified, capsys):
+    evaluate(verified)
+    printed = capsys.readouterr().out.strip()
+    assert printed.startswith("One-shot accuracy on the official runs, mean over seeds\n")
+    means = json.loads(Path("reports/metrics.json").read_text(encoding="utf-8"))
+    for row in (line.split() for line in printed.splitlines()[3:]):
+        assert row[2] == f"{100 * means[row[1]]['all']['test/official_accuracy']['mean']:.1f}"
+
+
+def test_other_questions_are_refused(verified):
+    path = Path("predictions/features-nall-s1.csv")
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("/0a.jpg", "/0c.jpg", 1), encoding="utf-8")
+    with pytest.raises(InputError, match=f"{path}: not of the test images and classes of"):
+        evaluate(verified)
+
+
+def test_classification_has_no_intervals_over_what_is_tested(params):
+    evaluate(params)
+    table = Path("reports/identity_intervals.csv").read_text(encoding="utf-8")
+    assert table == (
+        "method,shots,metric,mean,low,high,unit,units,difference,difference_low,difference_high\n"
+    )
+
+
+def test_a_summary_of_no_results_is_one_line(params, capsys):
+    evaluate(params)
+    Path("reports/results.csv").write_text("method,shots,seed,metric,value\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"^reports: its files do not belong together"):
+        summary.summary_table()
 
 
 def test_summary_without_reports_is_one_line(tmp_path, monkeypatch, capsys):

@@ -113,6 +113,7 @@ def make_compare(breakdowns: list[str], baselines: list[str], seeds: list[int]) 
 def make_params(compare: dict[str, Any], tracking: dict[str, Any]) -> Params:
     return Params.model_validate(
         {
+            "task": "classification",
             "data": {"target": "data/target", "image_size": 8},
             "pairs": {"per_image": 4, "positive_fraction": 0.5},
             "model": {"architecture": "small"},

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -109,7 +110,9 @@ def test_experiment_is_made_once_and_restored(project) -> None:
     found = client.get_experiment(number)
     assert found.lifecycle_stage == "active"
     assert found.tags["mlflow.experimentKind"] == "custom_model_development"
-    assert "best/val_accuracy" in found.tags["mlflow.note.content"]
+    note = found.tags["mlflow.note.content"]
+    for words in ("best/val_accuracy", "best/val_5_way_1_shot_accuracy", "on images or pairs"):
+        assert words in note
     assert found.tags[views.TAG] == views.saved_view()
     assert found.artifact_location == f"{project.store.artifacts}/{tracking.RESULTS}"
 
@@ -173,3 +176,25 @@ def test_two_processes_create_the_store_at_once(tmp_path: Path) -> None:
     ]  # fmt: skip
     answers = [process.communicate(timeout=60) for process in both]
     assert answers == [("1 False\n", "")] * 2, json.dumps(answers)
+
+
+@pytest.mark.slow
+def test_a_process_that_ends_while_the_store_is_made_leaves_no_half_of_it(tmp_path: Path) -> None:
+    """As a stage does that ends just when it starts to follow a phase."""
+    code = (
+        "from pathlib import Path; from pipeline.tracking import client as c;"
+        "c.open_client(c.store(Path.cwd()))"
+    )
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=env, **quiet) as process:
+        end = time.monotonic() + 60
+        while not any(path.stat().st_size for path in tmp_path.glob("mlflow.db*")):
+            assert process.poll() is None and time.monotonic() < end
+            time.sleep(0.001)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    place = tracking.store(tmp_path)
+    assert not (tmp_path / "mlflow.db").exists()
+    assert tracking.experiment(tracking.open_client(place), tracking.RESULTS, place) == "1"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".mlflow.lock", "mlflow.db"]

@@ -553,6 +553,27 @@ def test_costs_without_memory_or_timing(tmp_path: Path) -> None:
     assert mirror.costs(tmp_path, FIRST) == {"cost/train_seconds": 2.0}
 
 
+def test_predicting_costs_apart_from_training(tmp_path: Path) -> None:
+    training = {"phase": "head", "seconds": 2, "peak_memory_mb": 3}
+    write_json(tmp_path / FIRST.folder / "timing.json", {"phases": [training]})
+    test = {"phase": "test", "seconds": 0.5, "peak_memory_mb": 900}
+    write_json(tmp_path / FIRST.test_timing, {"phases": [test]})
+    assert mirror.costs(tmp_path, FIRST) == {
+        "cost/train_seconds": 2.0, "cost/peak_memory_mb": 3.0, "cost/predict_seconds": 0.5,
+    }  # fmt: skip
+
+
+def test_what_predicting_cost_is_in_the_run(project: Project) -> None:
+    test = {"phase": "test", "seconds": 0.5, "peak_memory_mb": 900}
+    write_json(project.root / FIRST.test_timing, {"phases": [test]})
+    publish(project)
+    found = runs(project)[FIRST.name]
+    assert points(project, found, "cost/predict_seconds") == [(0, 0.5)]
+    assert points(project, found, "cost/train_seconds") == [(0, 3.0)]
+    assert found.info.end_time - found.info.start_time == 3000
+    assert str(FIRST.test_timing) in files(project, found, "predictions")
+
+
 def test_a_method_has_the_colour_of_the_report() -> None:
     names = [f"m{place}" for place in range(9)]
     params = make_params({**make_compare([], names, [0]), "reference": "m0"}, {})

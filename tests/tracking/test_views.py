@@ -9,11 +9,17 @@ from pipeline.tracking import client as tracking
 from pipeline.tracking import views
 from tests.tracking.conftest import Project
 
-METRICS = {
+BOTH = {
     "train/loss", "val/loss", "val/accuracy", "encoder/train/loss", "encoder/val/loss",
-    "best/val_accuracy", "test/accuracy", "test/macro_f1", "test/nll", "test/ece",
-    "cost/images_seen", "cost/train_seconds", "cost/peak_memory_mb",
+    "best/val_accuracy", "test/accuracy", "cost/images_seen", "cost/train_seconds",
+    "cost/predict_seconds", "cost/peak_memory_mb",
 }  # fmt: skip
+CLASSIFICATION = {"test/macro_f1", "test/nll", "test/ece"}
+VERIFICATION = {
+    "test/official_accuracy", "test/5_way_1_shot_accuracy", "test/20_way_1_shot_accuracy",
+    "test/roc_auc", "test/eer", "test/tar_at_far_0.01", "test/tar_at_far_0.001",
+}  # fmt: skip
+METRICS = BOTH | CLASSIFICATION | VERIFICATION
 
 
 def state() -> dict[str, Any]:
@@ -30,13 +36,27 @@ def test_every_metric_has_one_chart_in_a_section_that_is_there() -> None:
         assert len(names) == len(set(names))
 
 
+def test_charts_of_metrics_that_no_run_has_are_hidden() -> None:
+    """Each task has some that the other lacks."""
+    assert state()["hideEmptyCharts"] is True
+
+
+def test_dots_stand_above_the_methods() -> None:
+    dots = [chart for chart in state()["compareRunCharts"] if chart["type"] == "SCATTER"]
+    assert [chart["yaxis"]["key"] for chart in dots] == ["test/accuracy", "test/official_accuracy"]
+    assert {chart["xaxis"]["key"] for chart in dots} == {"method"}
+
+
 def test_the_columns_are_metrics() -> None:
     assert set(views.COLUMNS) <= METRICS
-    assert state()["selectedColumns"][0] == "metrics.`test/accuracy`"
+    columns = state()["selectedColumns"]
+    assert columns == state()["columnOrder"]
+    shown = ("test/accuracy", "test/official_accuracy", "test/roc_auc", "test/eer")
+    assert columns[:4] == [f"metrics.`{name}`" for name in shown]
 
 
 def test_it_is_small_for_a_tag() -> None:
-    assert len(views.saved_view()) < 5000
+    assert len(views.saved_view()) < 5000  # what older stores take
 
 
 def test_a_view_that_the_user_has_changed_stays(project: Project) -> None:

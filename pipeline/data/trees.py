@@ -1,0 +1,192 @@
+"""What a folder or a ``.zip`` holds, path by path, whatever system it comes from."""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.data.items import Item, printable
+from pipeline.errors import InputError
+
+IMAGES = "bmp gif jpe jpeg jpg pbm pgm png pnm ppm tif tiff webp"  # what is read, for people
+SUFFIXES = frozenset(f".{name}" for name in IMAGES.split())
+
+Parts = tuple[str, ...]  # a path relative to the target, folder by folder
+
+
+@dataclass
+class Tree:
+    """What a folder or a zip holds.
+
+    ``files`` gives a zip's member names, which may be spelt so that the parts do not tell them
+    (backslashes, ``./``).
+    """
+
+    target: Path
+    zipped: bool
+    files: dict[Parts, str] = field(default_factory=dict)
+    folders: set[Parts] = field(default_factory=set)
+
+    def subfolders(self, folder: Parts) -> list[Parts]:
+        """The folders right in a folder, sorted."""
+        return sorted(path for path in self.folders if path[:-1] == folder)
+
+    def has_images(self, folder: Parts) -> bool:
+        """Whether images lie in the folder itself, not only below."""
+        return any(path[:-1] == folder and suffix(path) in SUFFIXES for path in self.files)
+
+    def images(self, folder: Parts) -> list[Parts]:
+        """The images that lie in the folder itself, in natural order."""
+        found = (p for p in self.files if p[:-1] == folder and suffix(p) in SUFFIXES)
+        return sorted(found, key=lambda path: natural(path[-1]))
+
+    def place(self, path: Parts) -> str:
+        """Where a file or folder lies, to word errors with."""
+        return printable("/".join((str(self.target), *path)))
+
+    def read(self, path: Parts) -> bytes:
+        """A file's bytes; raises what the file system or ``zipfile`` raises."""
+        return self.item(path, "", "").read()
+
+    def text(self, path: Parts) -> str:
+        """A text file's content.
+
+        Raises:
+            InputError: it cannot be read, or not as UTF-8.
+        """
+        place = self.place(path)
+        try:
+            return self.read(path).decode("utf-8-sig")
+        except UnicodeDecodeError:
+            raise InputError(f"{place}: is not UTF-8 text; save it as UTF-8") from None
+        except Exception as error:  # whatever a damaged zip makes zipfile raise
+            raise InputError(f"{place}: cannot be read: {error}") from None
+
+    def item(self, path: Parts, class_name: str, split: str, group: str = "") -> Item:
+        """A file as a labelled image."""
+        return Item(
+            image=printable("/".join(path)),
+            file=self.target if self.zipped else self.target.joinpath(*path),
+            class_name=printable(class_name),
+            split=split,
+            group=printable(group),
+            member=self.files[path] if self.zipped else None,
+        )
+
+
+def open_tree(target: Path, table: bool = False) -> Tree:
+    """What a folder or a ``.zip`` holds, or, where ``table`` is set, a lone ``.csv`` too.
+
+    What systems leave there by themselves (hidden files, ``__MACOSX``) is left out.
+
+    Raises:
+        InputError: nothing there, or something else; a circle of links; a folder that cannot be
+            read; a zip that is damaged, encrypted or points outside itself.
+    """
+    if target.is_dir():
+        return _walk(target)
+    if not target.exists():
+        raise missing(target)
+    kind = target.suffix.lower()
+    if kind == ".csv" and table:
+        return Tree(target.parent, zipped=False, files={(target.name,): str(target)})
+    if kind != ".zip":
+        hint = " (for a table set data.layout to csv)" if kind == ".csv" else ""
+        also = ", or the .csv itself" if table else ""
+        raise InputError(f"{target}: must be a folder or a .zip{also}{hint}")
+    return _contents(target)
+
+
+def missing(target: Path) -> InputError:
+    """The error that a target is not there."""
+    return InputError(
+        f"{target}: there is no such folder or .zip; fetch it with 'dvc pull data.dvc', "
+        "or put your images there"
+    )
+
+
+def names(folder: Path) -> list[str]:
+    """What lies in a folder, sorted, but for what systems leave there.
+
+    Raises:
+        InputError: the folder cannot be read.
+    """
+    try:
+        return sorted(name for name in os.listdir(folder) if not _ignored(name))
+    except OSError as error:
+        raise _unreadable(folder, error) from None
+
+
+def suffix(path: Parts) -> str:
+    """A file's suffix in small letters, such as ``.jpg``."""
+    return os.path.splitext(path[-1])[1].lower()
+
+
+def natural(name: str) -> tuple[list[str | int], str]:
+    """A key that sorts numbers within names by value; text and digits take turns in it."""
+    parts = re.split(r"([0-9]+)", name.casefold())
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
+
+
+def _walk(target: Path) -> Tree:
+    tree = Tree(target, zipped=False)
+    pending: list[tuple[Parts, Parts]] = [((), (os.path.realpath(target),))]
+    try:
+        while pending:
+            folder, above = pending.pop()
+            for entry in sorted(os.scandir(target.joinpath(*folder)), key=lambda e: e.name):
+                path = (*folder, entry.name)
+                if _ignored(entry.name):
+                    continue
+                if not entry.is_dir():
+                    tree.files[path] = entry.path
+                    continue
+                real = os.path.realpath(entry.path)
+                if real in above:
+                    raise InputError(
+                        f"{tree.place(path)}: is a link to a folder that it lies in; remove it"
+                    )
+                tree.folders.add(path)
+                pending.append((path, (*above, real)))
+    except OSError as error:
+        raise _unreadable(target, error) from None
+    return tree
+
+
+def _contents(target: Path) -> Tree:
+    tree = Tree(target, zipped=True)
+    try:
+        with zipfile.ZipFile(target) as archive:
+            members = archive.infolist()
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
+        raise InputError(f"{target}: cannot be read as a zip: {error}") from None
+    for member in members:
+        name = member.filename.replace("\\", "/")  # as some Windows programs write it
+        path = tuple(part for part in name.split("/") if part not in ("", "."))
+        if name.startswith("/") or re.match(r"[A-Za-z]:/", name) or ".." in path:
+            raise InputError(
+                f"{target}: its member '{printable(name)}' points outside the zip; zip it again "
+                "with relative paths"
+            )
+        if not path or any(_ignored(part) for part in path):
+            continue
+        if member.flag_bits & 0x1:
+            raise InputError(f"{target}: is encrypted; zip it again without a password")
+        above = len(path) + 1 if name.endswith("/") else len(path)
+        tree.folders.update(path[:depth] for depth in range(1, above))
+        if not name.endswith("/"):
+            tree.files[path] = member.filename
+    return tree
+
+
+def _unreadable(folder: Path, error: OSError) -> InputError:
+    name = printable(str(error.filename or folder))
+    return InputError(f"{name}: cannot be read: {error.strerror}")
+
+
+def _ignored(name: str) -> bool:
+    """Whether a file or folder is left there by a system, not by a person."""
+    return name.startswith(".") or name == "__MACOSX"

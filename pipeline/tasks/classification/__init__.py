@@ -1,0 +1,1 @@
+"""Which class an image shows: the classes of training and test are the same."""

@@ -1,0 +1,105 @@
+"""The answers of a run of verification on the test split."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline import recipes, workspace
+from pipeline.data import splits
+from pipeline.data.batches import Trials, load_images, read_list, read_trials
+from pipeline.data.sheet import Row, Tile, sheet
+from pipeline.evaluation.decisions import answer_episodes
+from pipeline.models.pairs import Verifier
+from pipeline.params import Params
+from pipeline.records import ANSWER_COLUMNS, PAIRS, RunId, read_json, write_atomically, write_table
+from pipeline.tasks.verification.runs import encode, probabilities
+
+EXAMPLES = 6  # of each kind
+Answer = tuple[str, int, int, int, int, float]  # episode, left, right, label, predicted, score
+
+
+def write(
+    params: Params, run: RunId, device: torch.device, test_list: Path, trials: Path
+) -> tuple[int, float]:
+    """Write what the run says of the test pairs, at its own threshold, and of each query."""
+    record = read_json(run.folder / "record.json")
+    rows, labels = read_list(test_list)
+    network = recipes.trained(record, run.folder / "model.safetensors").to(device)
+    assert isinstance(network, Verifier)
+    asked = record["parameters"]["model"]
+    pixels = load_images(workspace.IMAGES, rows, labels, device).pixels
+    asked_of = read_trials(trials, rows)
+
+    started = time.perf_counter()
+    encodings = encode(network, asked["architecture"], pixels, asked["views"])
+    scores = {
+        name: probabilities(network, encodings, of.left, of.right) for name, of in asked_of.items()
+    }
+    seconds = time.perf_counter() - started
+
+    answers = {
+        name: list(
+            _pairs(of, scores[name], record["threshold"])
+            if name == PAIRS
+            else _episodes(of, scores[name], labels)
+        )
+        for name, of in asked_of.items()
+    }
+    images = splits.read_images("prepared/images.csv").set_index("row").loc[rows]
+    names = [images[key].tolist() for key in ("image", "class")]
+    table = (
+        (name, episode, *(of[place] for of in names for place in (left, right)), *said)
+        for name, found in answers.items()
+        for episode, left, right, *said in found
+    )
+    write_table(run.predictions, table, ANSWER_COLUMNS)
+    examples = _examples(answers.get(PAIRS, []), pixels.cpu().numpy(), record["threshold"])
+    write_atomically(run.examples, sheet(list(examples), EXAMPLES))
+    shares = {name: np.mean([of[3] == of[4] for of in found]) for name, found in answers.items()}
+    said = ", ".join(f"{len(answers[name])} {name} {of:.4f}" for name, of in shares.items())
+    print(f"{run.name}: accuracy on {said}")
+    return len(rows), seconds
+
+
+def _examples(answers: list[Answer], pixels: NDArray[np.uint8], threshold: float) -> Iterator[Row]:
+    """The pairs of each kind of which the run is most sure, rightly and wrongly."""
+    kinds = {
+        "One class, and taken for one": (1, 1),
+        "Two classes, and taken for two": (0, 0),
+        "One class, but taken for two": (1, 0),
+        "Two classes, but taken for one": (0, 1),
+    }
+    for title, kind in kinds.items():
+        found = [answer for answer in answers if answer[3:5] == kind]
+        found.sort(key=lambda answer: answer[5], reverse=kind[1] == 1)
+        tiles = [
+            Tile((pixels[left], pixels[right]), f"P(same) {score:.3f}")
+            for _, left, right, _, _, score in found[:EXAMPLES]
+        ]
+        yield Row(f"{title} (threshold {threshold:.3f})", tiles)
+
+
+def _pairs(trials: Trials, scores: NDArray[np.float64], threshold: float) -> Iterator[Answer]:
+    rows = zip(
+        trials.left.tolist(), trials.right.tolist(), trials.same.tolist(), scores.tolist(),
+        strict=True,
+    )  # fmt: skip
+    for left, right, same, score in rows:
+        yield "", left, right, same, int(score >= threshold), score
+
+
+def _episodes(
+    trials: Trials, scores: NDArray[np.float64], labels: NDArray[np.int64]
+) -> Iterator[Answer]:
+    found = answer_episodes(
+        trials.episode, trials.left, trials.right, labels[trials.right], trials.same, scores
+    )
+    columns = (found.query, found.support, found.labels, found.predicted, found.scores)
+    rows = zip(found.episode.tolist(), *(column.tolist() for column in columns), strict=True)
+    yield from rows

@@ -1,0 +1,200 @@
+"""Phases that learn whether two images show one class: by binary cross-entropy, or solved."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from pipeline.data.batches import batch_count, image_batches
+from pipeline.data.pairs import PairList
+from pipeline.errors import InputError
+from pipeline.models.pairs import Scaled, Verifier
+from pipeline.params import Optimization
+from pipeline.training import runtime
+from pipeline.training.feed import Feed
+from pipeline.training.optimizers import longest, parameter_groups
+from pipeline.training.phase import Phase, Solve
+
+if TYPE_CHECKING:
+    from pipeline.training.run import Run
+
+SPREAD = 1e-6  # the least standard deviation of similarities that is told from none
+SMALLEST = 1e-6  # a scale fitted to similarities that tell nothing may not reach zero
+
+
+class _Batch(NamedTuple):
+    """Images or latents of a batch, each once, and the pairs among them, as positions (P,)."""
+
+    taken: Tensor
+    left: Tensor
+    right: Tensor
+    same: Tensor
+
+    def __len__(self) -> int:
+        return len(self.taken)
+
+
+def verification(
+    run: Run,
+    name: str,
+    verifier: Verifier,
+    settings: Optimization,
+    frozen: bool,
+    l2: Mapping[str, float],
+) -> Phase:
+    """See ``Run.verification``."""
+    assert run.pairs is not None and run.val_pairs is not None
+    run.begin_phase()
+    run.network = verifier
+    trained: nn.Module = verifier.head if frozen else verifier
+    trained.requires_grad_(True)
+    # each by itself, so that weight decays go by the names of the encoder's own layers
+    parts = [verifier.head] if frozen else [verifier.encoder, verifier.head]
+    feed = Feed(run, verifier.encoder if frozen else None)
+    encode = _flat if frozen else verifier.encode
+    penalised = [
+        (parameter, strength)
+        for of, parameter in verifier.encoder.named_parameters()
+        if parameter.ndim > 1 and (strength := longest(l2, of))
+    ]
+    ends = torch.from_numpy(run.pairs.left), torch.from_numpy(run.pairs.right)
+    same = torch.from_numpy(run.pairs.same == 1)
+    size, order = run.batch_size(settings), runtime.generator(run.seed, "order")
+    val_pairs = on_device(run.val_pairs, run.device)
+
+    def batches() -> Iterator[_Batch]:
+        for drawn in image_batches(len(same), size, order):
+            images, places = torch.cat([of[drawn] for of in ends]).unique(return_inverse=True)
+            left, right = places.to(run.device).chunk(2)
+            yield _Batch(feed.take(images.to(run.device)), left, right, same[drawn].to(run.device))
+
+    def loss(batch: _Batch) -> Tensor:
+        encodings = encode(feed.inputs(batch.taken))  # (B, D)
+        logits = verifier.head(encodings[batch.left], encodings[batch.right])
+        return _cross_entropy(logits, batch.same) + _penalty(penalised)
+
+    @torch.no_grad()
+    def validate() -> dict[str, Tensor]:
+        encodings = torch.cat([encode(inputs) for inputs in feed.val])
+        logits = verifier.head.score(encodings, *val_pairs[:2])
+        losses = _cross_entropy(logits, val_pairs[2]) + _penalty(penalised)
+        right = (logits > 0) == val_pairs[2]
+        return {"val/loss": losses.mean(), "val/accuracy": right.float().mean()}
+
+    return Phase(
+        name=name,
+        module=trained,
+        groups=[group for part in parts for group in parameter_groups(part, settings)],
+        settings=settings,
+        steps=batch_count(len(same), size),
+        batches=batches,
+        loss=loss,
+        validate=validate,
+        rule=run.training.rule,
+        training_mode=trained.train,
+    )
+
+
+def distance(run: Run, name: str, verifier: Verifier) -> Solve:
+    """See ``Run.distance``."""
+    assert run.pairs is not None and run.val_pairs is not None
+    run.network = verifier
+    verifier.requires_grad_(False).eval()
+    parts = {"train": (run.train, run.pairs), "val": (run.val, run.val_pairs)}
+    encoded = {
+        split: (
+            torch.cat([_flat(of) for of in run.encode(verifier.encoder, images)]),
+            *on_device(pairs, run.device),
+        )
+        for split, (images, pairs) in parts.items()
+    }
+
+    @torch.no_grad()
+    def metrics() -> dict[str, Tensor]:
+        found = {}
+        for split, (encodings, left, right, same) in encoded.items():
+            logits = verifier.head.score(encodings, left, right)
+            found[f"{split}/loss"] = _cross_entropy(logits, same).mean()
+            found[f"{split}/accuracy"] = ((logits > 0) == same).float().mean()
+        return found
+
+    def solve() -> dict[str, float]:
+        try:
+            return fit_scale(verifier.head, *encoded["train"])
+        except InputError as error:
+            raise InputError(f"params.yaml: methods.{run.method}: {error}") from None
+
+    return Solve(
+        name=name,
+        module=verifier,
+        solve=solve,
+        images=len(run.train),
+        metrics=metrics,
+        rule=run.training.rule,
+    )
+
+
+@torch.no_grad()
+def fit_scale(
+    head: nn.Module, encodings: Tensor, left: Tensor, right: Tensor, same: Tensor
+) -> dict[str, float]:
+    """Fit the scale and the bias of a head on a similarity, by logistic regression.
+
+    Args:
+        head: ``pipeline.models.pairs.Cosine`` or ``Euclidean``; changed in place.
+        encodings: (N, D).
+        left, right: rows of ``encodings`` (P,).
+        same: whether the pair shows one class (P,) bool.
+
+    Returns:
+        the scale and the bias; the scale stays positive, however little the similarity tells.
+
+    Raises:
+        InputError: a similarity is not finite.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    assert isinstance(head, Scaled)
+    head.log_scale.zero_()
+    head.bias.zero_()  # so that the logits are the similarities themselves
+    similarity = head.score(encodings, left, right).double().cpu().numpy()
+    if not np.isfinite(similarity).all():
+        raise InputError(
+            "similarities of the frozen network's latents are not all finite numbers; use other "
+            "starting weights"
+        )
+    mean, spread = float(similarity.mean()), max(float(similarity.std()), SPREAD)
+    fitted = LogisticRegression(C=1e6, class_weight="balanced", tol=1e-8, max_iter=1000)
+    fitted.fit((similarity[:, None] - mean) / spread, same.cpu().numpy())
+    scale, middle = float(fitted.coef_[0, 0]) / spread, float(fitted.intercept_[0])
+    if scale < SMALLEST:
+        scale, middle = SMALLEST, 0.0  # even odds are best where the similarity tells nothing
+    bias = middle - scale * mean
+    head.log_scale.fill_(math.log(scale))
+    head.bias.fill_(bias)
+    return {"scale": scale, "bias": bias}
+
+
+def on_device(pairs: PairList, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Left, right (P,) and whether they show one class (P,) bool, as tensors."""
+    left, right, same = map(torch.from_numpy, (pairs.left, pairs.right, pairs.same))
+    return left.to(device), right.to(device), same.to(device) == 1
+
+
+def _flat(latents: Tensor) -> Tensor:
+    return latents.flatten(1).float()
+
+
+def _cross_entropy(logits: Tensor, same: Tensor) -> Tensor:
+    return binary_cross_entropy_with_logits(logits.float(), same.float(), reduction="none")
+
+
+def _penalty(penalised: list[tuple[nn.Parameter, float]]) -> Tensor | float:
+    """Sum of squares of the weights, each layer's times its strength."""
+    return sum((strength * of.square().sum() for of, strength in penalised), start=0.0)

@@ -1,0 +1,148 @@
+"""What a plan says of runs to come, against counting one by one."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline import plan
+from pipeline.data.batches import image_batches
+from pipeline.params import Params, parse, plain, read
+from pipeline.plan import Counts
+from pipeline.records import RunId, runs_of, write_json
+from tests.digits import write_digits
+from tests.test_params import CLASSIFIES, VERIFICATION, changed
+
+COUNTS = Counts(images=500, training=300, classes=30, pairs={}, listed=0)
+
+
+@pytest.fixture(autouse=True)
+def in_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def params_of(text=VERIFICATION, *changes) -> Params:
+    Path("params.yaml").write_text(changed(text, *changes), encoding="utf-8")
+    source = read("params.yaml")
+    return parse(Params, plain(source.tree), source)
+
+
+def passes(params, method, counts=COUNTS, shots=4, seed=0):
+    return plan.image_passes(params, RunId(method, shots, seed), counts)
+
+
+def different_images(images, pairs, batch_size, seed):
+    """The different images of each batch in one epoch of random pairs, counted."""
+    ends = np.random.default_rng(seed).integers(images, size=(pairs, 2))
+    generator = torch.Generator().manual_seed(seed)
+    batches = image_batches(pairs, batch_size, generator)
+    return sum(len(set(ends[batch].flatten().tolist())) for batch in batches)
+
+
+@pytest.mark.parametrize("batch_size", [8, 64, 500])
+def test_a_pass_of_pairs_is_the_different_images_of_each_batch(batch_size):
+    batch = ("batch_size: 8", f"batch_size: {batch_size}")
+    params = params_of(VERIFICATION, batch, ("{turns_as_classes: 4}", "{}"))
+    counted = np.mean([different_images(120, 480, batch_size, seed) for seed in range(20)])
+    assert passes(params, "siamese") == pytest.approx(5 * counted, rel=0.02)
+
+
+def test_turned_images_and_their_pairs_count_as_well():
+    counted = np.mean([different_images(4 * 120, 4 * 480, 8, seed) for seed in range(20)])
+    assert passes(params_of(), "siamese") == pytest.approx(5 * counted, rel=0.02)
+
+
+def test_pairs_are_those_listed_or_made_and_else_drawn():
+    params = params_of(VERIFICATION, ("{turns_as_classes: 4}", "{}"))
+    listed = Counts(500, 300, 30, {}, listed=50)
+    made = Counts(500, 300, 30, {"shots-4/seed-0": 90}, listed=50)
+    for counts, seed, pairs in ((COUNTS, 0, 480), (listed, 0, 50), (made, 0, 90), (made, 1, 50)):
+        counted = np.mean([different_images(120, pairs, 8, seed) for seed in range(20)])
+        found = passes(params, "siamese", counts, seed=seed)
+        assert found == pytest.approx(5 * counted, rel=0.02)
+
+
+def test_a_head_on_pairs_takes_each_image_once_unless_it_is_augmented():
+    params = params_of(VERIFICATION, ("{turns_as_classes: 4}", "{}"))
+    assert passes(params, "breakdown") == 2 * 120 + 120
+    assert passes(params_of(), "breakdown") == 4 * (2 * 120 + 120)
+    kept = params_of(VERIFICATION, ("epochs: 2, lr", "keep: 2, epochs: 2, lr"))
+    assert passes(kept, "breakdown") == 4 * (2 * 120 + 2 * 120)
+    augmented = params_of(VERIFICATION, ("{turns_as_classes: 4}", "{flip: true}"))
+    counted = np.mean([different_images(120, 480, 8, seed) for seed in range(20)])
+    found = passes(augmented, "breakdown")
+    assert found == pytest.approx(2 * 120 + 3 * counted, rel=0.02)
+
+
+def test_features_take_each_image_once():
+    assert passes(params_of(), "features") == 4 * 120
+    assert passes(params_of(), "features", shots="all") == 4 * 300
+    assert passes(params_of(), "features", shots=20) == 4 * 300  # no class has as many
+
+
+def test_a_classifier_takes_each_image_once_an_epoch():
+    assert passes(params_of(CLASSIFIES), "classifier") == 5 * 120
+    assert passes(params_of(CLASSIFIES), "classifier", shots="all") == 5 * 300
+
+
+def test_before_prepare_the_raw_folder_is_counted():
+    write_digits(Path("data/target"), list(range(10)), 6)
+    drawn = params_of(VERIFICATION, ("    val: 0.2", "    val: 0.2\n    test: 0.3"))
+    assert plan.count(drawn) == Counts(60, 30, 5, {}, 0)
+    same_classes = params_of(CLASSIFIES, ("    val: 0.2", "    val: 0.2\n    test: 0.3"))
+    assert plan.count(same_classes) == Counts(60, 30, 10, {}, 0)
+
+
+def test_listed_pairs_are_counted_in_the_raw_folder():
+    write_digits(Path("digits"), list(range(8)), 3)
+    for path in sorted(Path("digits").rglob("*.png")):
+        name = f"digit{path.parent.name}"
+        copy = Path("data/target", name, f"{name}_{int(path.stem) + 1:04}.png")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(path, copy)
+    for split, first in (("train", 0), ("test", 4)):
+        lines = [
+            f"digit{d}\t{i}\t{j}" for d in range(first, first + 4) for i, j in ((1, 2), (2, 3))
+        ]
+        lines += [f"digit{d}\t1\tdigit{d + 1}\t1" for d in (first, first + 2)]
+        Path(f"data/target/pairs_{split}.txt").write_text("\n".join(lines))
+    params = params_of(VERIFICATION, ("layout: folders", "layout: pairs"))
+    # a fifth of the pairs is left for validation
+    assert plan.count(params) == Counts(24, round(0.8 * 12), round(0.8 * 4), {}, round(0.8 * 10))
+
+
+def test_what_prepare_counted_is_taken_if_it_is_of_the_task():
+    write_digits(Path("data/target"), list(range(10)), 6)
+    lists = {"shots-4/seed-0": {"same": 3, "different": 4}, "val": {"same": 50, "different": 50}}
+    summary = {
+        "images": 100,
+        "classes": 20,
+        "splits": {"train": {"images": 50, "classes": 10}},
+        "pairs": lists,
+    }
+    write_json("prepared/summary.json", summary)
+    assert plan.count(params_of()) == Counts(100, 50, 10, {"shots-4/seed-0": 7}, 0)
+    listed = params_of(VERIFICATION, ("layout: folders", "layout: pairs"))
+    assert plan.count(listed) == Counts(100, 50, 10, {"shots-4/seed-0": 7}, 7)
+    assert plan.count(params_of(CLASSIFIES)).images == 60
+    summary["splits"] = {"train": {"images": 50, "by_class": {"a": 50}}}
+    write_json("prepared/summary.json", summary)
+    assert plan.count(params_of(CLASSIFIES)) == Counts(100, 50, 20, {"shots-4/seed-0": 7}, 0)
+    assert plan.count(params_of()).images == 60
+
+
+@pytest.mark.parametrize("text", [VERIFICATION, CLASSIFIES], ids=["verification", "classification"])
+def test_the_plan_names_runs_passes_time_and_disk(text, monkeypatch):
+    write_digits(Path("data/target"), list(range(10)), 6)
+    params = params_of(text)
+    runs = runs_of(params.compare)
+    monkeypatch.setattr(plan, "stale_runs", lambda params: runs)
+    found = plan.describe(params)
+    counts = plan.count(params)
+    expected = sum(plan.image_passes(params, run, counts) for run in runs)
+    assert f"{len(runs)} of them are to be trained on cpu: about {expected:,} image passes" in found
+    assert " seconds, " in found and found.endswith(" MB of disk")
+    monkeypatch.setattr(plan, "stale_runs", lambda params: [])
+    assert plan.describe(params).endswith("none of them is to be trained")
