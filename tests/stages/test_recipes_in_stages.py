@@ -138,7 +138,7 @@ def test_costs_results_and_page_have_every_method(project):
     costs = pd.read_csv("reports/costs.csv")
     for method in METHODS:
         record = record_of(RunId(method, 4, 0))
-        phases = costs[costs["method"] == method]
+        phases = costs[(costs["method"] == method) & (costs["phase"] != "test")]
         assert phases["phase"].tolist() == [phase["phase"] for phase in record["phases"]]
         assert phases["images_seen"].sum() == record["metrics"]["cost/images_seen"]
     results = pd.read_csv("reports/results.csv")
