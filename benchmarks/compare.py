@@ -11,8 +11,10 @@ GPU; where DVC is at hand, ``dvc repro`` does the same and remembers it.
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,30 @@ def run_stages(params: Params) -> None:
             part(params, run)
             print(f"{run.name}: {part.__name__}: {time.perf_counter() - started:.1f} s", flush=True)
     evaluate(params)
+
+
+def run_all(
+    program: str, comparisons: Mapping[str, tuple[str, list[str]]], given: list[str]
+) -> None:
+    """Run comparisons one after the other, each in ``FOLDER/<name>``.
+
+    Args:
+        program: its name among the benchmarks.
+        comparisons: by name, the config and its changes.
+        given: DATA, FOLDER and changes for all.
+
+    Raises:
+        InputError: arguments are missing, or a comparison failed.
+    """
+    if len(given) < 2:
+        raise InputError(f"usage: python -m benchmarks.{program} DATA FOLDER [KEY=VALUE ...]")
+    data, folder, *changes = given
+    for name, (config, own) in comparisons.items():
+        print(f"== {name}", flush=True)
+        words = [config, data, str(Path(folder, name)), *own, *changes]
+        done = subprocess.run([sys.executable, "-m", "benchmarks.compare", *words])
+        if done.returncode:
+            raise InputError(f"{name}: ended with status {done.returncode}; see above")
 
 
 def _set(tree: Any, change: str) -> None:

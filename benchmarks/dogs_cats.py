@@ -10,12 +10,10 @@ as ``compare.shots=[10]`` are for both.
 
 from __future__ import annotations
 
-import subprocess
 import sys
-from collections.abc import Mapping
-from pathlib import Path
 
-from pipeline.errors import InputError, command
+from benchmarks.compare import run_all
+from pipeline.errors import command
 
 CONFIG = "configs/alexnet_dogs_cats.yaml"
 WEIGHTS = "pretrained/squeezenet1_1_imagenet.safetensors"
@@ -33,30 +31,6 @@ COMPARISONS = {
         "methods.breakdown.encoder.latent=features.12",
     ],
 }
-
-
-def run_all(
-    program: str, comparisons: Mapping[str, tuple[str, list[str]]], given: list[str]
-) -> None:
-    """Run comparisons one after the other, each in ``FOLDER/<name>``.
-
-    Args:
-        program: its name among the benchmarks.
-        comparisons: by name, the config and its changes.
-        given: DATA, FOLDER and changes for all.
-
-    Raises:
-        InputError: arguments are missing, or a comparison failed.
-    """
-    if len(given) < 2:
-        raise InputError(f"usage: python -m benchmarks.{program} DATA FOLDER [KEY=VALUE ...]")
-    data, folder, *changes = given
-    for name, (config, own) in comparisons.items():
-        print(f"== {name}", flush=True)
-        words = [config, data, str(Path(folder, name)), *own, *changes]
-        done = subprocess.run([sys.executable, "-m", "benchmarks.compare", *words])
-        if done.returncode:
-            raise InputError(f"{name}: ended with status {done.returncode}; see above")
 
 
 def main() -> None:

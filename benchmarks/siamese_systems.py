@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks.dogs_cats import run_all
+from benchmarks.compare import run_all
 from pipeline.errors import command
 
 OMNIGLOT, FACES = "configs/omniglot_minimal.yaml", "configs/lfw_koch.yaml"

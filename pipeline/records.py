@@ -15,6 +15,7 @@ from typing import Any
 RECORD_VERSION = 1
 PAIRS = "pairs"  # the set of trials that are pairs; every other set consists of episodes
 OFFICIAL = "official"  # the set of episodes that are given, not drawn
+VAL_TRIALS = Path("prepared/trials/val.csv")  # pairs and episodes; of none in classification
 TRIAL_COLUMNS = ("set", "episode", "left", "right", "same")
 ANSWER_COLUMNS = (  # of a verification run's predictions
     *("set", "episode", "left", "right", "left_class", "right_class"),

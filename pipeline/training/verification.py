@@ -14,7 +14,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from pipeline.data.batches import batch_count, image_batches
 from pipeline.data.pairs import PairList
 from pipeline.errors import InputError
-from pipeline.models.pairs import Scaled, Verifier
+from pipeline.models.pairs import PairHead, Scaled, Verifier
 from pipeline.params import Optimization
 from pipeline.training import runtime
 from pipeline.training.feed import Feed
@@ -82,10 +82,8 @@ def verification(
     @torch.no_grad()
     def validate() -> dict[str, Tensor]:
         encodings = torch.cat([encode(inputs) for inputs in feed.val])
-        logits = verifier.head.score(encodings, *val_pairs[:2])
-        losses = _cross_entropy(logits, val_pairs[2]) + _penalty(penalised)
-        right = (logits > 0) == val_pairs[2]
-        return {"val/loss": losses.mean(), "val/accuracy": right.float().mean()}
+        found = _judged("val", verifier.head, encodings, *val_pairs)
+        return {**found, "val/loss": found["val/loss"] + _penalty(penalised)}
 
     return Phase(
         name=name,
@@ -117,12 +115,8 @@ def distance(run: Run, name: str, verifier: Verifier) -> Solve:
 
     @torch.no_grad()
     def metrics() -> dict[str, Tensor]:
-        found = {}
-        for split, (encodings, left, right, same) in encoded.items():
-            logits = verifier.head.score(encodings, left, right)
-            found[f"{split}/loss"] = _cross_entropy(logits, same).mean()
-            found[f"{split}/accuracy"] = ((logits > 0) == same).float().mean()
-        return found
+        train, val = (_judged(split, verifier.head, *of) for split, of in encoded.items())
+        return {**train, **val}
 
     def solve() -> dict[str, float]:
         try:
@@ -189,6 +183,18 @@ def on_device(pairs: PairList, device: torch.device) -> tuple[Tensor, Tensor, Te
 
 def _flat(latents: Tensor) -> Tensor:
     return latents.flatten(1).float()
+
+
+def _judged(
+    split: str, head: PairHead, encodings: Tensor, left: Tensor, right: Tensor, same: Tensor
+) -> dict[str, Tensor]:
+    """Mean cross-entropy of listed pairs, and the share judged rightly at even odds."""
+    logits = head.score(encodings, left, right)
+    rightly = (logits > 0) == same
+    return {
+        f"{split}/loss": _cross_entropy(logits, same).mean(),
+        f"{split}/accuracy": rightly.float().mean(),
+    }
 
 
 def _cross_entropy(logits: Tensor, same: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from pipeline.data import splits
 from pipeline.data.pairs import draw_pairs, pair_counts, say_missing, write_pairs
 from pipeline.errors import InputError
 from pipeline.params import Params
-from pipeline.records import TRIAL_COLUMNS, RunId, write_json, write_table
+from pipeline.records import TRIAL_COLUMNS, VAL_TRIALS, RunId, write_json, write_table
 
 
 def write(params: Params) -> None:
@@ -97,7 +97,7 @@ def _write_no_trials(params: Params) -> None:
         RunId("", shots, seed) for shots in params.compare.shots for seed in params.compare.seeds
     )
     paths = [run.trial_list for run in runs]
-    for path in (*paths, Path("prepared/trials/val.csv"), Path("prepared/splits/trials.csv")):
+    for path in (*paths, VAL_TRIALS, Path("prepared/splits/trials.csv")):
         write_table(path, (), TRIAL_COLUMNS)
 
 

@@ -15,10 +15,9 @@ from pipeline.data.identities import SPLITS, Array
 from pipeline.data.pairs import PairList, draw_pairs, pair_counts, say_missing, write_pairs
 from pipeline.errors import InputError
 from pipeline.params import Episodes, Params
-from pipeline.records import PAIRS, TRIAL_COLUMNS, RunId, write_json, write_table
+from pipeline.records import PAIRS, TRIAL_COLUMNS, VAL_TRIALS, RunId, write_json, write_table
 
 TRIALS = Path("prepared/splits/trials.csv")
-VAL_TRIALS = Path("prepared/trials/val.csv")
 VAL_PAIRS = Path("prepared/pairs/val.csv")
 
 MEND = {

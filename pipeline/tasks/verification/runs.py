@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,14 +22,12 @@ from pipeline.models import architectures
 from pipeline.models.pairs import Verifier
 from pipeline.models.views import mean_encoding
 from pipeline.params import Params
-from pipeline.records import PAIRS, RunId, file_digest
+from pipeline.records import PAIRS, VAL_TRIALS, RunId, file_digest
 from pipeline.training.phase import EVALUATION_BATCH
 from pipeline.training.run import Run
 
 if TYPE_CHECKING:
     from pipeline.recipes import Recipe
-
-VAL_TRIALS = Path("prepared/trials/val.csv")
 
 
 def load(params: Params, run: RunId, recipe: Recipe, pairs: bool) -> tuple[Run, dict[str, str]]:
