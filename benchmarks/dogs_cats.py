@@ -29,6 +29,7 @@ COMPARISONS = {
         "weights.from=file",
         f"weights.file={WEIGHTS}",
         "methods.breakdown.encoder.latent=features.12",
+        "diagnostics.latent=features.12",
     ],
 }
 

@@ -40,6 +40,9 @@ WATCHED = {
     "data.val_per_class": "null",
     "data.exact_duplicates": "error",
     "data.shuffle_labels": "false",
+    "compare.budget": "own",
+    "training.passes": "null",
+    "training.rule": "val_loss",
     "training.augmentation": "{flip: false}",
     "weights.file": "pretrained",
 }
@@ -91,6 +94,12 @@ def load(path: Path | str = PARAMS_FILE, files: bool = True) -> Params:
     _check_data(params, source)
     _check_task(params, source)
     _check_compare(params, source)
+    if params.compare.budget == "matched" and params.training.passes is None:
+        problem = (
+            "is null, but compare.budget is matched; give the images that count for each training "
+            "image, such as the epochs of the longest method"
+        )
+        raise source.error(("training", "passes"), problem)
     _check_weights(params, source)
     if files:
         _check_files(params, source)
@@ -105,6 +114,7 @@ def check_models(params: Params, path: Path | str = PARAMS_FILE) -> None:
             layer or a loss that there is not.
     """
     from pipeline.models import architectures
+    from pipeline.models.cut import cut
     from pipeline.training.optimizers import check_prefixes
 
     source = read(path)
@@ -122,6 +132,8 @@ def check_models(params: Params, path: Path | str = PARAMS_FILE) -> None:
         _try(source, at, check_prefixes, params.weights.source.weight_decays, network)
     for method in params.compare.methods:
         _check_recipe(recipes.of(params.methods[method]), method, network, source)
+    if params.diagnostics.latent is not None:
+        _try(source, ("diagnostics", "latent"), cut, network, params.diagnostics.latent)
 
 
 def _check_recipe(recipe: recipes.Recipe, method: str, network: nn.Module, source: Source) -> None:
@@ -219,6 +231,7 @@ def _check_verification(params: Params, source: Source) -> None:
     used: dict[tuple[str, ...], bool] = {
         ("compare", "positive"): compare.positive is not None,
         ("compare", "beta"): compare.beta != 1,
+        ("diagnostics", "latent"): params.diagnostics.latent is not None,
     }
     _refuse(used, "classification", source)
     names = [episodes.name for episodes in params.pairs.episodes]

@@ -165,9 +165,12 @@ class Training(Block):
     """What all methods share.
 
     ``batch_size`` auto is about a tenth of the training images, as a power of two from 8 to 128.
+    ``passes`` counts only with ``compare.budget: matched``: images through the network for each
+    training image, over all phases of a run.
     """
 
     batch_size: BatchSize | Literal["auto"]
+    passes: Count | None = None
     rule: Literal["val_loss", "val_accuracy"] = "val_loss"
     augmentation: Augmentation = Augmentation()
 
@@ -304,7 +307,9 @@ class Compare(Block):
     """Which runs are made and compared, and with what.
 
     ``positive`` (a class, else the last) and ``beta`` are those of precision, recall and F-beta,
-    which sets of two classes get.
+    which sets of two classes get. ``smallest_effect`` is the smallest difference of the primary
+    metric that would matter to the user. ``budget`` matched lets every method pass
+    ``training.passes`` images through the network for each training image.
     """
 
     breakdowns: list[str]
@@ -314,11 +319,22 @@ class Compare(Block):
     beta: Positive = 1.0
     shots: list[Shots] = Field(min_length=1)
     seeds: list[Seed] = Field(min_length=1)
+    smallest_effect: Annotated[float, Field(gt=0, lt=1)] = 0.02
+    budget: Literal["own", "matched"] = "own"
 
     @property
     def methods(self) -> list[str]:
         """All compared methods, breakdowns first."""
         return [*self.breakdowns, *self.baselines]
+
+
+class Diagnostics(Block):
+    """Where networks are looked into: ``latent``, or null for what the last layer takes in.
+
+    In verification it is always the encoding.
+    """
+
+    latent: str | None
 
 
 class Runtime(Block):
@@ -357,6 +373,7 @@ class Params(Block):
     compare: Compare
     training: Training
     methods: dict[str, dict[str, Any]]
+    diagnostics: Diagnostics
     runtime: Runtime
     tracking: Tracking = Tracking()
 

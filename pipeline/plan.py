@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pipeline import check, recipes
 from pipeline.errors import command
 from pipeline.params import PARAMS_FILE, Block, Params
 from pipeline.records import PAIRS, RunId, read_json, runs_of
+from pipeline.training.budget import Budget, passes_of
 
 STAGE_SECONDS = 5.0  # a stage's start and end: imports, reading, writing
 TRAINING = ("encoder", "head", "baseline")
@@ -63,7 +65,12 @@ def _only_other_runs(why: list[Any]) -> bool:
 
 
 def describe(params: Params) -> str:
-    """The plan in a few lines."""
+    """The plan in a few lines.
+
+    Raises:
+        InputError: there is nothing to count, or a matched budget is not given or too small.
+    """
+    passes_of(params)  # before anything is counted
     stale = stale_runs(params)
     aside = [method for method in params.methods if method not in params.compare.methods]
     total = len(runs_of(params.compare))
@@ -73,8 +80,9 @@ def describe(params: Params) -> str:
         head += f"\nnot compared: {', '.join(aside)}"
     if not stale:
         return f"{head}\nnone of them is to be trained"
-    speed, model_mb, device = _measure(params)
     counts = count(params)
+    head += _matched(params, counts)
+    speed, model_mb, device = _measure(params)
     passes = sum(image_passes(params, run, counts) for run in stale)
     stages = sum(3 if run.method in params.compare.breakdowns else 2 for run in stale)
     seconds = passes / speed + stages * STAGE_SECONDS
@@ -88,6 +96,39 @@ def describe(params: Params) -> str:
     )
 
 
+def _matched(params: Params, counts: Counts) -> str:
+    """A line on the epochs that a matched budget gives each method, at the first shots and seed."""
+    if passes_of(params) is None:
+        return ""
+    compare, told = params.compare, []
+    for method in compare.methods:
+        run = RunId(method, compare.shots[0], compare.seeds[0])
+        epochs = recipe_of(params, run, counts).epochs_in_all()
+        told.append(f"{method} {epochs}" if epochs else f"{method} as it is, without epochs")
+    return f"\nmatched to {passes_of(params)} passes; epochs in all: {', '.join(told)}"
+
+
+def recipe_of(params: Params, run: RunId, counts: Counts) -> recipes.Recipe:
+    """A run's recipe, with about the epochs that a matched budget gives it.
+
+    Raises:
+        InputError: the budget is not given or too small.
+    """
+    recipe, passes = recipes.of(params.methods[run.method]), passes_of(params)
+    if passes is None:
+        return recipe
+    images, pairs = _training(params, run, counts)
+    data = params.data
+    return recipe.matched(
+        Budget(
+            passes,
+            run.method,
+            _blocks(params.model.architecture, data.channels, data.image_size),
+            lambda settings: _pass_of_pairs(params, settings, images, pairs) / max(1, images),
+        )
+    )
+
+
 def image_passes(params: Params, run: RunId, counts: Counts) -> int:
     """About how many images a run's training takes through its network, at most.
 
@@ -95,14 +136,11 @@ def image_passes(params: Params, run: RunId, counts: Counts) -> int:
     as well, and a head on pairs takes each image through its fixed encoder once in all, unless
     images are augmented.
     """
-    recipe = recipes.of(params.methods[run.method])
+    recipe = recipe_of(params, run, counts)
     epochs = recipe.epochs_in_all()
-    drawn = counts.training if run.shots == "all" else int(run.shots) * counts.classes
-    drawn = min(drawn, counts.training)
+    images, pairs = _training(params, run, counts)
     if params.task == "classification":
-        return drawn * max(1, epochs)
-    turns = params.training.augmentation.turns_as_classes
-    images, pairs = drawn * turns, _pairs(params, run, counts, drawn) * turns
+        return images * max(1, epochs)
     if not isinstance(recipe, recipes.Breakdown):
         return epochs * _pass_of_pairs(params, recipe, images, pairs) or images
     kept = _encoders(params.methods[run.method])
@@ -113,10 +151,25 @@ def image_passes(params: Params, run: RunId, counts: Counts) -> int:
     return on_encoder + on_head * _pass_of_pairs(params, recipe.head, images, pairs)
 
 
-def _pairs(params: Params, run: RunId, counts: Counts, drawn: int) -> int:
-    """Training pairs of a run with so many images drawn, without their turns."""
+def _training(params: Params, run: RunId, counts: Counts) -> tuple[int, int]:
+    """Training images of a run and its training pairs, in verification with their turns."""
+    drawn = counts.training if run.shots == "all" else int(run.shots) * counts.classes
+    drawn = min(drawn, counts.training)
     made = counts.pairs.get(f"shots-{run.shots}/seed-{run.seed}")
-    return made or counts.listed or drawn * params.pairs.per_image
+    pairs = made or counts.listed or drawn * params.pairs.per_image
+    turns = params.training.augmentation.turns_as_classes  # 1 in classification
+    return drawn * turns, pairs * turns
+
+
+@functools.cache
+def _blocks(architecture: str, channels: int, image_size: int) -> int:
+    """Blocks of a network, which is built without memory."""
+    from pipeline.models import architectures
+    from pipeline.models.cut import block_ends
+
+    with architectures.empty_on_meta():
+        network = architectures.build(architecture, 2, channels, image_size, None, 0)
+    return len(block_ends(network)) + 1
 
 
 def _pass_of_pairs(params: Params, block: Block, images: int, pairs: int) -> int:

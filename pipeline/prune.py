@@ -21,10 +21,13 @@ def prune(params: Params) -> list[Path]:
     kept = {
         path
         for run in runs
-        for path in (run.folder, run.predictions, run.examples, run.test_timing)
+        for path in (
+            *(run.folder, run.predictions, run.examples, run.test_timing),
+            *(run.diagnosis, run.latents),
+        )
     }
     found = [*Path("runs").glob("*/shots-*/seed-*")]
-    for kind in ("*.csv", "*.png", "*.timing.json"):
+    for kind in ("*.csv", "*.png", "*.json", "*.npz"):
         found += Path("predictions").glob(kind)
     removed = [path for path in sorted(found) if path not in kept]
     for path in removed:

@@ -57,6 +57,21 @@ class RunId:
         return Path("predictions", f"{self.name}.timing.json")
 
     @property
+    def diagnosis(self) -> Path:
+        """What the trained network is like inside; see ``pipeline.evaluation.diagnosis``."""
+        return Path("predictions", f"{self.name}.diagnosis.json")
+
+    @property
+    def latents(self) -> Path:
+        """Latents of test images and first-layer filters, as arrays."""
+        return Path("predictions", f"{self.name}.latents.npz")
+
+    @property
+    def gradients(self) -> Path:
+        """Gradient norms while training: ``phase,epoch,layer,norm``."""
+        return self.folder / "gradients.csv"
+
+    @property
     def train_list(self) -> Path:
         """The run's training images; all methods with the same shots and seed share it."""
         return Path("prepared/train", f"shots-{self.shots}", f"seed-{self.seed}.csv")

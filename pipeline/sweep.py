@@ -31,6 +31,7 @@ from pipeline.records import read_json, write_atomically, write_table
 from pipeline.report import words
 from pipeline.report.figures import INK, STYLE, WIDTH, legend, panel, percent
 from pipeline.tracking import client as tracking
+from pipeline.training.budget import recorded_training
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -126,7 +127,10 @@ def make_wish(params: Params, method: str, key: str, metric: str, shots: str | N
     listed = [str(number) for number in params.compare.shots]
     if shots is not None and shots not in listed:
         raise InputError(f"command line: --shots: must be one of {', '.join(listed)}")
-    asked = params.model_dump() | {"method": recipes.of(params.methods[method]).model_dump()}
+    asked = params.model_dump() | {
+        "training": recorded_training(params),
+        "method": recipes.of(params.methods[method]).model_dump(),
+    }
     flat = tracking.flat(asked)
     keys = [name.removeprefix("method.") for name in flat if name.startswith("method.")]
     keys.remove("recipe")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pipeline.data.batches import load_images, read_list, read_pairs
 from pipeline.errors import InputError
 from pipeline.models import architectures, weights
+from pipeline.models.cut import block_ends
 from pipeline.params import Params
 from pipeline.records import (
     RECORD_VERSION,
@@ -23,8 +24,10 @@ from pipeline.records import (
     file_digest,
     write_history,
     write_json,
+    write_table,
 )
 from pipeline.training import runtime
+from pipeline.training.budget import Budget, passes_of, recorded_training
 from pipeline.training.loop import Kept, Log, Result, State, fit, snapshot
 from pipeline.training.phase import Phase, Solve
 from pipeline.training.run import Run
@@ -37,6 +40,8 @@ START = Path("weights/start.safetensors")
 VAL_LIST = Path("prepared/splits/val.csv")
 VAL_PAIRS = Path("prepared/pairs/val.csv")
 KEPT = re.compile(r"kept\.(\d+)\.(.+)")  # keys of the encoders beside the best
+GRADIENT_COLUMNS = ("phase", "epoch", "layer", "norm")
+AnyRecipe = TypeVar("AnyRecipe", bound="Recipe")
 Follow = Callable[[Phase | Solve], AbstractContextManager[Log]]
 
 
@@ -101,6 +106,24 @@ def new_network(params: Params, classes: int, seed: int) -> tuple[nn.Module, set
     return network, architectures.classifier_keys(name, data.channels, data.image_size)
 
 
+def within_budget(params: Params, recipe: AnyRecipe, made: Run) -> AnyRecipe:
+    """A run's recipe with the epochs that ``compare.budget`` gives it.
+
+    Args:
+        params: the whole of params.yaml.
+        recipe: of the run's method, as it stands there.
+        made: the run, before any phase of it.
+
+    Raises:
+        InputError: ``training.passes`` is null, or too small.
+    """
+    passes = passes_of(params)
+    if passes is None:
+        return recipe
+    blocks = len(block_ends(made.network)) + 1
+    return recipe.matched(Budget(passes, made.method, blocks, made.passes_of_pairs))
+
+
 def train(
     phases: Iterator[Phase | Solve], device: torch.device, precision: str, follow: Follow
 ) -> list[Result]:
@@ -161,7 +184,7 @@ def record(
             "method": recipe.model_dump(),
             "task": params.task,
             "model": params.model.model_dump(),
-            "training": params.training.model_dump(),
+            "training": recorded_training(params),
             "data": {"image_size": params.data.image_size, "channels": params.data.channels},
             "runtime": params.runtime.model_dump(),
         },
@@ -209,12 +232,15 @@ def write_run(
     tensors: dict[str, Tensor],
     record: dict[str, Any],
     history: Sequence[dict[str, Any]],
+    gradients: Sequence[Mapping[str, Any]],
     results: Sequence[Result],
 ) -> None:
-    """Write a run's four files into its folder."""
+    """Write a run's five files into its folder."""
     weights.save(folder / "model.safetensors", tensors)
     write_json(folder / "record.json", record)
     write_history(folder / "history.csv", history)
+    rows = ([row[column] for column in GRADIENT_COLUMNS] for row in gradients)
+    write_table(folder / "gradients.csv", rows, GRADIENT_COLUMNS)
     write_json(folder / "timing.json", {"phases": [result.timing() for result in results]})
 
 
@@ -228,6 +254,13 @@ def continue_history(
         rows += [{**row, "images_seen": seen + row["images_seen"]} for row in result.history]
         seen += result.images_seen
     return rows
+
+
+def continue_gradients(
+    earlier: Sequence[Mapping[str, Any]], results: Sequence[Result]
+) -> list[Mapping[str, Any]]:
+    """Rows of ``gradients.csv`` of all phases."""
+    return [*earlier, *(row for result in results for row in result.gradients)]
 
 
 def _pixel_digest(*rows: np.ndarray) -> str:

@@ -82,8 +82,8 @@ def copy_project(folder: Path) -> None:
     call(folder, "git", "init", "-q")
 
 
-def mlflow_runs(folder: Path, uri: str | None = None, experiment="siamese-breakdown"):
-    """The live runs of a store as dictionaries, asked from a process of its own."""
+def mlflow_runs(folder: Path, uri=None, experiment="siamese-breakdown", kind="result"):
+    """The live runs of a kind in a store as dictionaries, asked from a process of its own."""
     program = (
         "import json, sys\n"
         "from mlflow import MlflowClient\n"
@@ -97,11 +97,12 @@ def mlflow_runs(folder: Path, uri: str | None = None, experiment="siamese-breakd
     output = call(folder, sys.executable, "-W", "ignore", "-c", program, uri, experiment)
     keys = ("id", "name", "tags", "metrics", "params", "status")
     runs = json.loads(next(line for line in output.splitlines() if line.startswith("[")))
-    return [dict(zip(keys, run, strict=True)) for run in runs]
+    found = [dict(zip(keys, run, strict=True)) for run in runs]
+    return [run for run in found if run["tags"].get("kind") == kind]
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
-    left_out = ("timing.json", "costs.csv", "index.html", ".lock")
+    left_out = ("timing.json", "costs.csv", "index.html", "report.md", ".lock")
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for part in ("prepared", "weights", "runs", "predictions", "reports")
@@ -151,6 +152,12 @@ def test_a_first_repro_makes_every_run_and_the_report(project):
                 "cost/train_seconds", "cost/peak_memory_mb"} <= run["metrics"].keys()  # fmt: skip
     for name in ("results.csv", "metrics.json", "comparison.csv", "costs.csv", "index.html"):
         assert (project / "reports" / name).stat().st_size > 0
+    (summary,) = mlflow_runs(project, kind="summary")
+    assert "no difference" in (note := summary["tags"]["mlflow.note.content"]) or "seed" in note
+    artifacts = project / "mlruns/siamese-breakdown" / summary["id"] / "artifacts"
+    for name in ("index.html", "report.md", "comparison.csv"):
+        (attached,) = artifacts.rglob(name)
+        assert attached.read_bytes() == (project / "reports" / name).read_bytes()
     assert "finetune" in call(project, "dvc", "metrics", "show")
     assert not (project / "runs" / ".gitignore").exists()
 
@@ -374,7 +381,8 @@ def people(tmp_path_factory):
         weights={"from": "none", "file": "pretrained"},
         pairs__episodes=[{"ways": 3, "count": 8}], methods=METHODS,
         compare={"breakdowns": ["breakdown"], "baselines": ["siamese", "features"],
-                 "reference": "siamese", "shots": ["all"], "seeds": SEEDS},
+                 "reference": "siamese", "shots": ["all"], "seeds": SEEDS, "budget": "own"},
+        diagnostics__latent=None,
     )  # fmt: skip
     call(folder, "dvc", "add", "data")
     call(folder, "dvc", "repro")
@@ -436,7 +444,7 @@ def test_settings_of_pairs_matter_where_they_change_the_lists(people):
 def test_a_forced_rerun_of_verification_gives_the_same_bytes(people):
     before, runs = bytes_of(people), len(mlflow_runs(people))
     made = {Path(name).suffix for name in before if name.startswith("predictions/")}
-    assert made == {".csv", ".png"} and "reports/identity_intervals.csv" in before
+    assert made == {".csv", ".png", ".json", ".npz"} and "reports/identity_intervals.csv" in before
     assert stages_run(call(people, "dvc", "repro", "-f")) >= VERIFIED
     after = bytes_of(people)
     assert before.keys() == after.keys()

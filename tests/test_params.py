@@ -186,6 +186,33 @@ def test_a_latent_that_is_no_cut_lists_those_that_are(tmp_path):
     assert "layer1" in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("latent", "said"),
+    [
+        ("embeding", "the network has no such module; valid are "),
+        ("classifier", "no layer with weights comes after it; valid are features.0, "),
+    ],
+)
+def test_where_networks_are_looked_into_must_be_a_cut(tmp_path, latent, said):
+    head, found, tail = PARAMS.partition("diagnostics:\n  latent: embedding")
+    assert found
+    text = f"{head}diagnostics:\n  latent: {latent}{tail}"
+    line = line_of(text, f"latent: {latent}")
+    problem = models_error(tmp_path, text)
+    place = f"{tmp_path}/params.yaml:{line}: diagnostics.latent: latent '{latent}': "
+    assert problem.startswith(place + said)
+    text = f"{head}diagnostics:\n  latent: null{tail}"
+    check.check_models(load(tmp_path, text), tmp_path / "params.yaml")
+
+
+def test_verification_is_looked_into_at_its_encodings_alone(tmp_path):
+    text = (ROOT / "configs/omniglot_minimal.yaml").read_text(encoding="utf-8")
+    text = text.replace("diagnostics:\n  latent: null", "diagnostics:\n  latent: flatten")
+    with pytest.raises(InputError, match="is for task: classification") as error:
+        load(tmp_path, text)
+    assert f":{line_of(text, 'latent: flatten')}: diagnostics.latent: " in str(error.value)
+
+
 ENCODER = "    encoder:\n"
 MODELS_WRONG = [
     # what is replaced, by what, where the message points, its key, what it says
@@ -318,8 +345,11 @@ compare:
   reference: siamese
   shots: [4]
   seeds: [0]
+  budget: own
 training:
   batch_size: 8
+  passes: null
+  rule: val_loss
   augmentation: {turns_as_classes: 4}
 methods:
   breakdown:
@@ -340,6 +370,8 @@ methods:
     recipe: finetune
     epochs: 5
     lr: 0.1
+diagnostics:
+  latent: null
 runtime:
   threads: 1
 """

@@ -9,6 +9,7 @@ import torch
 
 from pipeline import plan
 from pipeline.data.batches import image_batches
+from pipeline.errors import InputError
 from pipeline.params import Params, parse, plain, read
 from pipeline.plan import Counts
 from pipeline.records import RunId, runs_of, write_json
@@ -27,6 +28,14 @@ def params_of(text=VERIFICATION, *changes) -> Params:
     Path("params.yaml").write_text(changed(text, *changes), encoding="utf-8")
     source = read("params.yaml")
     return parse(Params, plain(source.tree), source)
+
+
+def matched(text, number) -> Params:
+    """The same parameters with a matched budget."""
+    params = params_of(text)
+    compare = params.compare.model_copy(update={"budget": "matched"})
+    training = params.training.model_copy(update={"passes": number})
+    return params.model_copy(update={"compare": compare, "training": training})
 
 
 def passes(params, method, counts=COUNTS, shots=4, seed=0):
@@ -85,6 +94,25 @@ def test_features_take_each_image_once():
 def test_a_classifier_takes_each_image_once_an_epoch():
     assert passes(params_of(CLASSIFIES), "classifier") == 5 * 120
     assert passes(params_of(CLASSIFIES), "classifier", shots="all") == 5 * 300
+
+
+def test_a_matched_budget_is_the_passes_of_every_classifier():
+    assert passes(matched(CLASSIFIES, 20), "classifier") == 20 * 120
+    assert passes(matched(CLASSIFIES, 20), "classifier", shots="all") == 20 * 300
+
+
+def test_a_matched_budget_is_shared_out_over_epochs_of_pairs():
+    params = matched(VERIFICATION, 80)
+    counted = np.mean([different_images(4 * 120, 4 * 480, 8, seed) for seed in range(20)])
+    one = counted / (4 * 120)  # passes of an epoch of pairs
+    run = RunId("siamese", 4, 0)
+    siamese = plan.recipe_of(params, run, COUNTS)
+    assert siamese.epochs == round(80 / one) != 5
+    assert passes(params, "siamese") == pytest.approx(siamese.epochs * counted, rel=0.02)
+    breakdown = plan.recipe_of(params, RunId("breakdown", 4, 0), COUNTS)
+    assert (breakdown.encoder.epochs, breakdown.head.epochs) == (40, round(40 / one))
+    assert passes(params, "breakdown") == 4 * (40 * 120 + 120)  # encodings are computed once
+    assert passes(params, "features") == 4 * 120
 
 
 def test_before_prepare_the_raw_folder_is_counted():
@@ -146,3 +174,25 @@ def test_the_plan_names_runs_passes_time_and_disk(text, monkeypatch):
     assert " seconds, " in found and found.endswith(" MB of disk")
     monkeypatch.setattr(plan, "stale_runs", lambda params: [])
     assert plan.describe(params).endswith("none of them is to be trained")
+
+
+def test_the_plan_names_the_epochs_of_a_matched_budget(monkeypatch):
+    write_digits(Path("data/target"), list(range(10)), 6)
+    params = matched(VERIFICATION, 40)
+    monkeypatch.setattr(plan, "stale_runs", lambda params: runs_of(params.compare))
+    counts = plan.count(params)
+    epochs = {
+        method: plan.recipe_of(params, RunId(method, 4, 0), counts).epochs_in_all()
+        for method in ("breakdown", "siamese")
+    }
+    assert (
+        f"matched to 40 passes; epochs in all: breakdown {epochs['breakdown']}, siamese "
+        f"{epochs['siamese']}, features as it is, without epochs\n"
+    ) in plan.describe(params)
+    assert "matched" not in plan.describe(params_of())
+
+
+def test_a_matched_budget_without_passes_is_no_plan(monkeypatch):
+    monkeypatch.setattr(plan, "stale_runs", lambda params: [])
+    with pytest.raises(InputError, match=r"^params.yaml: training.passes: is null"):
+        plan.describe(matched(VERIFICATION, None))

@@ -67,7 +67,9 @@ def train_all(params: Params, runs=None) -> None:
         predict_test_split(params, run)
 
 
-def contents(*folders: str, without=("timing.json", "costs.csv", "index.html", ".lock")):
+def contents(
+    *folders: str, without=("timing.json", "costs.csv", "index.html", "report.md", ".lock")
+):
     return {
         str(path): path.read_bytes()
         for folder in folders
@@ -331,6 +333,7 @@ def test_a_torchvision_network_on_grey_images(project):
         methods__breakdown__head__epochs=1,
         compare__baselines=[],
         compare__reference="breakdown",
+        diagnostics__latent=None,
     )
     images(params)
     prepare(params)

@@ -10,12 +10,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
+from pipeline.evaluation.diagnosis import Arrays, Diagnosis, parse, read_arrays
+from pipeline.evaluation.statistics.crossed import Contribution
 from pipeline.params import Compare
 from pipeline.records import RECORD_VERSION, RunId, read_json, runs_of
 
@@ -52,20 +55,36 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Answers:
+    """One run's answers for N test images: their names, true and predicted classes (N,)."""
+
+    images: tuple[str, ...]
+    labels: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
 class Run:
     """One compared run.
 
-    ``values`` holds the test metrics, then the record's own, then ``diverged`` (0 or 1);
-    ``history`` has the columns ``phase``, ``epoch``, ``images_seen`` and metrics. ``costs`` are
-    those of training, ``prediction`` that of answering for the whole test split.
+    ``values`` holds the test metrics, then the record's own, those of the diagnosis, and last
+    ``diverged`` (0 or 1); ``contributions`` and ``answers`` are those of its `Scored`. ``history``
+    has the columns ``phase``, ``epoch``, ``images_seen`` and metrics, ``gradients`` the columns
+    ``phase``, ``epoch``, ``layer`` and ``norm``. ``costs`` are those of training, ``prediction``
+    that of answering for the whole test split, ``one_image_seconds`` for one image alone.
     """
 
     id: RunId
     values: dict[str, float]
+    contributions: dict[str, Contribution]
+    answers: Answers | None
     record: dict[str, Any]
     history: pd.DataFrame
+    gradients: pd.DataFrame
+    diagnosis: Diagnosis
     costs: list[Cost]
     prediction: Cost
+    one_image_seconds: float
 
     @property
     def diverged(self) -> bool:
@@ -117,10 +136,16 @@ class Tested:
 
 @dataclass(frozen=True)
 class Scored:
-    """One run's test metrics by name, in the order of the headline, and what it was tested on."""
+    """One run's test metrics by name, in the order of the headline, and what it was tested on.
+
+    ``contributions`` say what each test unit adds to a metric, for every metric of
+    ``tested.metrics`` that can be taken apart; ``answers`` are there in classification.
+    """
 
     values: dict[str, float]
     tested: Tested
+    contributions: dict[str, Contribution]
+    answers: Answers | None = None
 
 
 @dataclass(frozen=True)
@@ -149,13 +174,15 @@ class UnitInterval:
 class Evidence:
     """All compared runs in compare order, what they were tested on, and how data were prepared.
 
-    ``examples`` has a picture (PNG) of each method's, of the first seed at the last shots.
+    ``examples`` has a picture (PNG) of each method's, of the first seed at the last shots, and
+    ``arrays`` the latents and filters of the same runs.
     """
 
     runs: list[Run]
     tested: Tested
     prepared: dict[str, Any]
     examples: dict[RunId, bytes]
+    arrays: dict[RunId, Arrays]
 
 
 @dataclass(frozen=True)
@@ -191,10 +218,16 @@ def collect(compare: Compare, read: Callable[[Path, Compare], Scored]) -> Eviden
                 f"{run.predictions}: not of the test images and classes of {first.predictions}; "
                 f"both must come from one test split: {REMAKE}"
             )
-        runs.append(_run(run, scored.values, run.method in compare.breakdowns))
+        runs.append(_run(run, scored, run.method in compare.breakdowns))
     assert tested is not None  # compare has at least one method, shots and seed
     shown = [RunId(method, compare.shots[-1], compare.seeds[0]) for method in compare.methods]
-    return Evidence(runs, tested, prepared, {run: _picture(run.examples) for run in shown})
+    return Evidence(
+        runs,
+        tested,
+        prepared,
+        {run: _picture(run.examples) for run in shown},
+        {run: _arrays(run.latents) for run in shown},
+    )
 
 
 def shared_inputs(runs: Sequence[Run]) -> list[SharedInput]:
@@ -248,15 +281,46 @@ def numbers(path: Path, table: pd.DataFrame, kind: type[AnyNumber]) -> NDArray[A
         raise InputError(f"{path}: holds what is no number ({_line(error)}): {REMAKE}") from None
 
 
-def _run(run: RunId, tested: dict[str, float], breakdown: bool) -> Run:
-    record = _record(run)
-    metrics = {name: value for name, value in record["metrics"].items() if value is not None}
+def _run(run: RunId, scored: Scored, breakdown: bool) -> Run:
+    record, diagnosis = _record(run), _diagnosis(run.diagnosis)
+    found = {**record["metrics"], **diagnosis.values}
+    metrics = {name: value for name, value in found.items() if value is not None}
     diverged = int(record["status"] == "diverged")
-    values = {**tested, **metrics, "diverged": diverged}
     folders = [run.folder / "encoder", run.folder] if breakdown else [run.folder]
-    costs = [cost for folder in folders for cost in _costs(run, folder / "timing.json")]
-    history = _history(run.folder / "history.csv")
-    return Run(run, values, record, history, costs, _prediction(run))
+    return Run(
+        id=run,
+        values={**scored.values, **metrics, "diverged": diverged},
+        contributions=scored.contributions,
+        answers=scored.answers,
+        record=record,
+        history=_table(run.folder / "history.csv", ("phase",), ("epoch", "images_seen")),
+        gradients=_table(run.gradients, ("phase", "layer"), ("epoch", "norm")),
+        diagnosis=diagnosis,
+        costs=[cost for folder in folders for cost in _costs(run, folder / "timing.json")],
+        prediction=_prediction(run),
+        one_image_seconds=_one_image_seconds(run.test_timing),
+    )
+
+
+def _diagnosis(path: Path) -> Diagnosis:
+    try:
+        return parse(_json(path))
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path}: no diagnosis of a run ({_line(error)}): {REMAKE}") from None
+
+
+def _arrays(path: Path) -> Arrays:
+    try:
+        return read_arrays(path)
+    except (OSError, KeyError, ValueError, BadZipFile) as error:
+        raise InputError(f"{path}: no latents of a run ({_line(error)}): {REMAKE}") from None
+
+
+def _one_image_seconds(path: Path) -> float:
+    seconds = _json(path).get("one_image_seconds")
+    if not isinstance(seconds, float):
+        raise InputError(f"{path}: 'one_image_seconds' is missing or no number: {REMAKE}")
+    return seconds
 
 
 def _record(run: RunId) -> dict[str, Any]:
@@ -298,14 +362,15 @@ def _prediction(run: RunId) -> Cost:
     return costs[0]
 
 
-def _history(path: Path) -> pd.DataFrame:
+def _table(path: Path, words: Sequence[str], wanted: Sequence[str]) -> pd.DataFrame:
+    """A table whose columns are numbers, an empty cell NaN, but for the columns ``words``."""
     table = read_text_table(path)
-    missing = {"phase", "epoch", "images_seen"} - set(table.columns)
+    missing = {*words, *wanted} - set(table.columns)
     if missing:
         raise InputError(f"{path}: column '{min(missing)}' is missing: {REMAKE}")
-    cells = table.drop(columns="phase").replace("", "nan")
+    cells = table.drop(columns=list(words)).replace("", "nan")
     values = pd.DataFrame(numbers(path, cells, np.float64), columns=cells.columns)
-    return values.assign(phase=table["phase"])
+    return values.assign(**{word: table[word] for word in words})
 
 
 def _picture(path: Path) -> bytes:

@@ -50,7 +50,12 @@ def macro_f1(labels: Ints, predicted: Ints) -> float:
 
 
 def nll(labels: Ints, probabilities: Floats) -> float:
-    """Mean negative natural logarithm of the true class's probability, in nats.
+    """Mean of `surprises`: the negative log-likelihood of the true classes, in nats."""
+    return float(np.mean(surprises(labels, probabilities)))
+
+
+def surprises(labels: Ints, probabilities: Floats) -> Floats:
+    """Negative natural logarithm of each image's true class's probability, (N,), in nats.
 
     Probabilities are clipped to [eps, 1 - eps] with eps of float64, as scikit-learn's
     ``log_loss`` does, so that a single certain error costs 36 and not infinity. Rows are taken
@@ -58,7 +63,7 @@ def nll(labels: Ints, probabilities: Floats) -> float:
     """
     eps = np.finfo(np.float64).eps
     true_class = probabilities[np.arange(len(labels)), labels]
-    return float(-np.mean(np.log(np.clip(true_class, eps, 1 - eps))))
+    return -np.log(np.clip(true_class, eps, 1 - eps))
 
 
 def expected_calibration_error(
@@ -71,12 +76,19 @@ def expected_calibration_error(
     bins count nothing. Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", eq. 3.
     ``labels`` and ``predicted`` (N,), ``probabilities`` (N, C).
     """
+    bin_of, surplus = confidence_surplus(labels, predicted, probabilities, bins)
+    # |B| * |accuracy - confidence| is the absolute value of the bin's summed surplus
+    return float(np.abs(np.bincount(bin_of, weights=surplus, minlength=bins)).sum() / len(labels))
+
+
+def confidence_surplus(
+    labels: Ints, predicted: Ints, probabilities: Floats, bins: int = ECE_BINS
+) -> tuple[Ints, Floats]:
+    """Each image's bin, as in `expected_calibration_error`, and confidence minus right; (N,)."""
     confidence = probabilities.max(axis=1)
     inner_edges = np.arange(1, bins) / bins
     bin_of = np.searchsorted(inner_edges, confidence, side="left")
-    surplus = confidence - (labels == predicted)
-    # |B| * |accuracy - confidence| is the absolute value of the bin's summed surplus
-    return float(np.abs(np.bincount(bin_of, weights=surplus, minlength=bins)).sum() / len(labels))
+    return bin_of.astype(np.int64), confidence - (labels == predicted)
 
 
 def precision_recall_f_beta(
@@ -89,11 +101,24 @@ def precision_recall_f_beta(
     divided by is 0, as in scikit-learn with ``zero_division=0``.
     """
     said, true = predicted == positive, labels == positive
-    hits, answers, occurrences = (int(np.sum(of)) for of in (said & true, said, true))
+    counts = np.array([said & true, said, true]).sum(axis=1, dtype=np.float64)
+    precision, recall, f_beta = scores_of_counts(counts, beta).tolist()
+    return precision, recall, f_beta
+
+
+def scores_of_counts(counts: Floats, beta: float) -> Floats:
+    """Precision, recall and F-beta, (3, ...), of TP, TP + FP and TP + FN, (3, ...)."""
+    hits, answers, occurrences = counts
     # all divided by 1 + beta², so that a huge beta makes no inf / inf
     weight = 1 / (1 + beta * beta)
-    weighted = weight * answers + (1 - weight) * occurrences
-    return _share(hits, answers), _share(hits, occurrences), _share(hits, weighted)
+    return share(
+        hits, np.array([answers, occurrences, weight * answers + (1 - weight) * occurrences])
+    )
+
+
+def share(part: Floats, whole: Floats) -> Floats:
+    """Part of the whole, element by element; 0 of nothing. ``part`` may be broadcast."""
+    return np.divide(part, whole, out=np.zeros_like(whole), where=whole > 0)
 
 
 def class_recalls(labels: Ints, predicted: Ints, classes: int) -> Floats:
@@ -101,10 +126,6 @@ def class_recalls(labels: Ints, predicted: Ints, classes: int) -> Floats:
     hits = np.bincount(labels[labels == predicted], minlength=classes)
     occurrences = np.bincount(labels, minlength=classes)
     return np.divide(hits, occurrences, out=np.full(classes, np.nan), where=occurrences > 0)
-
-
-def _share(part: float, whole: float) -> float:
-    return part / whole if whole else 0.0
 
 
 def headline_metrics(predictions: Predictions) -> dict[str, float]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pipeline.params import Block, Optimization, Task, walk
 
 if TYPE_CHECKING:  # recipes are read without torch, to check params.yaml in no time
     from torch import nn
 
+    from pipeline.training.budget import Budget
     from pipeline.training.phase import Phase, Solve
     from pipeline.training.run import Run
 
@@ -34,6 +35,26 @@ class Recipe(Block):
         """Epochs of all phases together, for the plan."""
         blocks = [self, *(value for _, value in self)]
         return sum(block.epochs for block in blocks if isinstance(block, Optimization))
+
+    def matched(self, budget: Budget) -> Self:
+        """The same method with the epochs that a budget gives it, in the proportion of its own.
+
+        Each block with ``epochs`` is taken for one phase, an epoch of which has every training
+        image in one batch; other recipes say it themselves. One that is solved in closed form
+        looks at each image once and stays as it is. With ``patience`` a phase may use less.
+
+        Raises:
+            InputError: naming the least budget that would do.
+        """
+        own: list[int] = [self.epochs] if isinstance(self, Optimization) else []
+        blocks = {name: value for name, value in self if isinstance(value, Optimization)}
+        if not own and not blocks:
+            return self
+        epochs = budget.share([*own, *(block.epochs for block in blocks.values())])
+        changes: dict[str, Any] = {"epochs": epochs.pop(0)} if own else {}
+        for (name, block), count in zip(blocks.items(), epochs, strict=True):
+            changes[name] = block.model_copy(update={"epochs": count})
+        return self.model_copy(update=changes)
 
     def cuts(self) -> Iterator[tuple[tuple[str | int, ...], list[str]]]:
         """Latents at which the network must come apart, in order, and where each list stands."""

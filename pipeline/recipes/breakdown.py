@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -21,11 +22,13 @@ from pipeline.params import (
     rule,
 )
 from pipeline.recipes import base
+from pipeline.training.budget import apportion, one_or_list
 from pipeline.training.losses import Contrastive, Loss
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from pipeline.training.budget import Budget
     from pipeline.training.phase import Phase
     from pipeline.training.run import Run
 
@@ -72,6 +75,10 @@ class Encoder(Rounds):
         """Where the network is cut, in order."""
         return self.latent if isinstance(self.latent, list) else [self.latent]
 
+    def epochs_of_parts(self) -> list[int]:
+        """Epochs of each part."""
+        return [self.at(number, Optimization).epochs for number in range(len(self.latents))]
+
     def losses(self) -> list[tuple[str, Loss]]:
         """The loss of each part, and where it stands in the block."""
         if not isinstance(self.loss, list):
@@ -117,11 +124,33 @@ class Breakdown(base.Breakdown):
 
     def epochs_in_all(self) -> int:
         """All parts of the encoder, and a head for each encoder that is kept."""
-        encoder, parts = self.encoder, range(len(self.encoder.latents))
-        return sum(encoder.at(n, Optimization).epochs for n in parts) + self._head_epochs()
+        return sum(self.encoder.epochs_of_parts()) + self.encoder.keep * sum(self._head_epochs())
 
-    def _head_epochs(self) -> int:
-        return self.encoder.keep * self.head.epochs
+    def matched(self, budget: Budget) -> Self:
+        """Half of the passes for all parts of the encoder, half for the heads on all that are kept.
+
+        So a changed head needs no new encoder. A head on pairs makes as many epochs as come nearest
+        to its share.
+        """
+        on_pairs = self.head.pairs is not None
+        one = budget.of_pairs(self.head) if on_pairs else 1
+        parts, passes = budget.halves(
+            self.encoder.epochs_of_parts(),
+            least=self.encoder.keep,
+            needed=math.ceil(one) * len(self._head_epochs()),
+            times=self.encoder.keep,
+        )
+        encoder = self.encoder.model_copy(update={"epochs": one_or_list(parts)})
+        epochs = apportion(round(passes / one), self._head_epochs())
+        return self.model_copy(update={"encoder": encoder, "head": self._head_with(epochs)})
+
+    def _head_epochs(self) -> list[int]:
+        """Epochs of the phases of one head."""
+        return [self.head.epochs]
+
+    def _head_with(self, epochs: list[int]) -> Head:
+        """The head's block with other epochs of its phases."""
+        return self.head.model_copy(update={"epochs": epochs[0]})
 
     def cuts(self) -> Iterator[tuple[tuple[str | int, ...], list[str]]]:
         """Those of the encoder, and the head's ``freeze_to`` after them."""

@@ -37,8 +37,12 @@ class BreakdownFinetune(breakdown.Breakdown):
     recipe: Literal["breakdown_finetune"]  # type: ignore[assignment]
     head: Head
 
-    def _head_epochs(self) -> int:
-        return self.encoder.keep * (self.head.epochs + self.head.release.epochs)
+    def _head_epochs(self) -> list[int]:
+        return [self.head.epochs, self.head.release.epochs]
+
+    def _head_with(self, epochs: list[int]) -> Head:
+        release = self.head.release.model_copy(update={"epochs": epochs[1]})
+        return self.head.model_copy(update={"epochs": epochs[0], "release": release})
 
     def head_phases(self, run: Run) -> Iterator[Phase]:
         """Two phases, ``head`` and ``release``."""

@@ -10,10 +10,12 @@ from pydantic import model_validator
 from pipeline.errors import InputError
 from pipeline.params import Classification, Classifying, Count, Rounds, rule
 from pipeline.recipes.base import Baseline
+from pipeline.training.budget import one_or_list
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from pipeline.training.budget import Budget
     from pipeline.training.phase import Phase
     from pipeline.training.run import Run
 
@@ -55,6 +57,12 @@ class Layerwise(Baseline, Rounds, Classifying):
         """All rounds, as far as their number is known."""
         rounds = range(self.rounds or BLOCKS_GUESSED)
         return sum(self.at(number, Classification).epochs for number in rounds)
+
+    def matched(self, budget: Budget) -> Self:
+        """The passes on all rounds, as many as the network has blocks if none are asked for."""
+        rounds = self.rounds or budget.blocks
+        epochs = budget.share([self.at(number, Classification).epochs for number in range(rounds)])
+        return self.model_copy(update={"epochs": one_or_list(epochs), "rounds": rounds})
 
     def phases(self, run: Run) -> Iterator[Phase]:
         """A phase a round: ``round_1``, ``round_2``, …"""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 from pipeline.params import Block, NonNegative, Optimization, PairHead, Task
 from pipeline.recipes.base import Baseline
@@ -12,6 +12,7 @@ from pipeline.recipes.base import Baseline
 if TYPE_CHECKING:
     from torch import nn
 
+    from pipeline.training.budget import Budget
     from pipeline.training.phase import Phase
     from pipeline.training.run import Run
 
@@ -35,6 +36,13 @@ class Siamese(Baseline, Optimization):
     def task(self) -> Task:
         """Verification."""
         return "verification"
+
+    def matched(self, budget: Budget) -> Self:
+        """As many epochs of pairs as come nearest to the passes.
+
+        An image that several pairs of a batch share goes through the encoder, and counts, once.
+        """
+        return self.model_copy(update={"epochs": budget.epochs_of_pairs(self)})
 
     def layers(self, block: Block, network: nn.Module) -> nn.Module:
         """Those of the encoder, which end with the latent."""

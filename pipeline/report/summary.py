@@ -16,13 +16,19 @@ from pipeline.records import read_json
 from pipeline.report import words
 
 REPORTS = Path("reports")
+POPULATIONS = {
+    "both": "new seeds and new test data",
+    "seeds": "new seeds",
+    "units": "new test data",
+    "none": "",
+}
 
 
 def summary_table(reports: Path = REPORTS) -> str:
     """The primary metric's mean with its interval, by shots and method, with the verdicts.
 
     The primary metric is the first of each run in ``results.csv``. Diverged runs are in the means,
-    and are counted beside the seeds.
+    and are counted beside the seeds. Below the table stands what could have been detected.
 
     Raises:
         InputError: a file of the reports folder is missing or damaged.
@@ -30,8 +36,8 @@ def summary_table(reports: Path = REPORTS) -> str:
     try:
         metric, diverged = _results(reports / "results.csv")
         metrics = read_json(reports / "metrics.json")
-        verdicts = _verdicts(reports / "comparison.csv", metric)
-        return _text(metric, diverged, metrics, verdicts)
+        compared = _comparisons(reports / "comparison.csv", metric)
+        return _text(metric, diverged, metrics, compared)
     except FileNotFoundError as error:
         raise InputError(
             f"{error.filename}: there is no such file; make it with 'dvc repro'"
@@ -71,10 +77,11 @@ def _results(path: Path) -> tuple[str, dict[tuple[str, str], int]]:
     return rows[0]["metric"], {(s, m): diverged[s, m] for s in shots for m in methods}
 
 
-def _verdicts(path: Path, metric: str) -> dict[tuple[str, str], str]:
+def _comparisons(path: Path, metric: str) -> dict[tuple[str, str], dict[str, str]]:
+    """The rows of a metric by (shots, method)."""
     with path.open(encoding="utf-8", newline="") as file:
         return {
-            (row["shots"], row["method"]): row["verdict"]
+            (row["shots"], row["method"]): row
             for row in csv.DictReader(file)
             if row["metric"] == metric
         }
@@ -84,15 +91,16 @@ def _text(
     metric: str,
     diverged: dict[tuple[str, str], int],
     metrics: dict[str, Any],
-    verdicts: dict[tuple[str, str], str],
+    compared: dict[tuple[str, str], dict[str, str]],
 ) -> str:
-    compared = {method for _, method in verdicts}
-    reference = next((method for _, method in diverged if method not in compared), "")
+    methods = {method for _, method in compared}
+    reference = next((method for _, method in diverged if method not in methods), "")
     rows: list[tuple[str, ...]] = [
         ("shots", "method", "accuracy", "95 % interval", "seeds", f"against {reference}")
     ]
     for (shots, method), lost in diverged.items():
         found = metrics[method][shots][metric]
+        row = compared.get((shots, method))
         rows.append(
             (
                 shots,
@@ -100,17 +108,45 @@ def _text(
                 f"{100 * found['mean']:.1f} %",
                 _interval(found["low"], found["high"]),
                 f"{found['n']}, {lost} diverged" if lost else str(found["n"]),
-                verdicts.get((shots, method), "(reference)"),
+                row["verdict"] if row else "(reference)",
             )
         )
+    populations = dict.fromkeys(row["population"] for row in compared.values())
+    spoken = words.listed([POPULATIONS[of] for of in populations if POPULATIONS[of]])
     heading = f"{words.capital(words.named(metric))}, mean over seeds"
-    return "\n".join([heading, "", *_aligned(rows, right={0, 2, 3, 4})])
+    heading += f" and 95 % interval over {spoken}" if spoken else ""
+    table = _aligned(rows, right={0, 2, 3, 4})
+    return "\n".join([heading, "", *table, *_detectable(metric, compared)])
+
+
+def _detectable(metric: str, compared: dict[tuple[str, str], dict[str, str]]) -> list[str]:
+    """Of what differs undetectedly, how large a difference these runs would have shown."""
+    open_rows = [row for row in compared.values() if row["verdict"] == "no difference detected"]
+    sizes = [float(row["detectable"]) for row in open_rows if row["detectable"]]
+    if not sizes:
+        return []
+    least = words.detectable(metric, max(sizes)).replace(words.FIXED, " ")
+    seen = f"one of {least} would have been seen four times in five"
+    if max(sizes) >= 1 and metric not in words.UNITS:
+        seen = "these runs are too few to have seen any"
+    lines = ["", f"No difference detected: {seen}."]
+    needed = [row["seeds_needed"] for row in open_rows if row["detectable"]]
+    if all(needed):
+        most = words.seeds(max(map(int, needed)))
+        lines.append(f"To see what would matter (compare.smallest_effect) takes {most}.")
+    else:
+        lines.append(
+            "To see what would matter (compare.smallest_effect) takes more test images, not just "
+            "more seeds."
+        )
+    return lines
 
 
 def _interval(low: float | None, high: float | None) -> str:
     if low is None or high is None:
         return "–"
-    return f"{100 * max(low, 0):.1f} to {100 * min(high, 1):.1f}"
+    first, last = f"{100 * max(low, 0):.1f}", f"{100 * min(high, 1):.1f}"
+    return words.NO_SPREAD if first == last else f"{first} to {last}"
 
 
 def _aligned(rows: list[tuple[str, ...]], right: set[int]) -> list[str]:

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipeline.evaluation.collect import UnitInterval
-    from pipeline.evaluation.statistics import Contrast, Estimate
+    from pipeline.evaluation.statistics.results import Contrast, Estimate, Population
 
 NONE = "–"
 FIXED = "\u00a0"  # a space at which no line breaks
 THIN = "\u202f"  # between thousands
 INTERVAL = f"95{FIXED}% interval"
+NO_SPREAD = "no spread"
+FEW_SEEDS = 5  # below, intervals are as wide as so few seeds make them
 TITLES = {
     "test/accuracy": "Accuracy",
     "test/macro_f1": "Macro-F1",
@@ -35,6 +37,12 @@ COLUMNS = {"test/official_accuracy": "Official runs", "test/eer": "EER"}  # wher
 EPISODES = re.compile(r"(\d+)_way_(\d+)_shot\Z")
 SET_ACCURACY = re.compile(r"test/(.+)_accuracy\Z")
 UNITS = {"test/nll": "nats"}
+TEST_UNITS = {  # one and several
+    "image": ("test image", "test images"),
+    "class": ("test class", "test classes"),
+    "official run": ("official run", "official runs"),
+    "group of classes": ("group of test classes", "groups of test classes"),
+}
 
 
 def title(metric: str) -> str:
@@ -107,7 +115,11 @@ def interval(metric: str, estimate: Estimate | UnitInterval) -> str:
     if estimate.low is None or estimate.high is None:
         return NONE
     high = estimate.high if metric in UNITS else min(estimate.high, 1.0)
-    return f"{value(metric, max(estimate.low, 0.0))} to {value(metric, high)}"
+    return _span(value(metric, max(estimate.low, 0.0)), value(metric, high))
+
+
+def _span(low: str, high: str) -> str:
+    return NO_SPREAD if low == high else f"{low} to {high}"
 
 
 def difference(metric: str, number: float | None) -> str:
@@ -125,7 +137,7 @@ def difference_unit(metric: str) -> str:
 
 def difference_interval(metric: str, low: float | None, high: float | None) -> str:
     """``−3.0 to +0.6``."""
-    return NONE if low is None else f"{difference(metric, low)} to {difference(metric, high)}"
+    return NONE if low is None else _span(difference(metric, low), difference(metric, high))
 
 
 def p_value(p: float | None) -> str:
@@ -149,6 +161,11 @@ def seeds(n: int) -> str:
     return f"{n} seed" if n == 1 else f"{n} seeds"
 
 
+def runs(n: int) -> str:
+    """``1 run``, ``12 runs``."""
+    return f"{count(n)} run" if n == 1 else f"{count(n)} runs"
+
+
 def images(n: int) -> str:
     """``1 image``, ``30 images``."""
     return f"{count(n)} image" if n == 1 else f"{count(n)} images"
@@ -161,68 +178,77 @@ def budget(shots: int | str) -> str:
     return f"{shots} image a class" if shots == 1 else f"{shots} images a class"
 
 
-def leader(
-    metric: str, shots: int | str, methods: Sequence[str], estimate: Estimate, shown: bool
-) -> str:
-    """Who has the highest mean, how well it is known, and whether that makes it best.
+def budgets(shots: Sequence[int | str]) -> str:
+    """``5 and 20 images a class``, ``20 images a class and all training images``."""
+    numbers = [str(n) for n in shots if n != "all"]
+    said = [f"{listed(numbers)} image{'' if numbers == ['1'] else 's'} a class"] if numbers else []
+    return listed([*said, *([budget("all")] if "all" in shots else [])])
 
-    Args:
-        metric: a share, the higher the better.
-        shots: images a class.
-        methods: those that share the highest mean, as it is printed.
-        estimate: of the first of them.
-        shown: whether the verdicts show it to be best.
-    """
-    known = seeds(estimate.n)
-    if estimate.low is not None:
-        known = f"{INTERVAL} {interval(metric, estimate)}, {known}"
-    mean = f"{value(metric, estimate.mean)}{FIXED}%"
-    if shown:
-        return f"With {budget(shots)}, {methods[0]} is best: {named(metric)} {mean} ({known})."
-    if len(methods) > 1:
-        return (
-            f"With {budget(shots)}, no method is shown to be best: {listed(methods)} share the "
-            f"highest mean {named(metric)}, {mean}."
-        )
-    return (
-        f"With {budget(shots)}, no method is shown to be best: {methods[0]} has the highest mean "
-        f"{named(metric)}, {mean} ({known})."
-    )
+
+def units(n: int, unit: str) -> str:
+    """``150 test images``, ``1 official run``; what a metric's interval draws."""
+    one, several = TEST_UNITS.get(unit, (f"test {unit}", f"test {unit}s"))
+    return f"{count(n)} {one if n == 1 else several}"
+
+
+def population(of: Population, units: Sequence[str]) -> str:
+    """What an interval speaks of: ``new seeds and new test images``."""
+    drawn = [f"new {several(unit)}" for unit in dict.fromkeys(units)]
+    return {
+        "both": listed(["new seeds", *drawn]),
+        "seeds": "new seeds on this test set alone",
+        "units": f"{listed(drawn)} for these trained networks alone",
+        "none": "nothing beyond these runs",
+    }[of]
+
+
+def several(unit: str) -> str:
+    """``test images``: more than one test unit."""
+    return TEST_UNITS.get(unit, ("", f"test {unit}s"))[1]
 
 
 def finding(row: Contrast, reference: str) -> str:
-    """One method against the reference: difference, interval and p; the verdict is not in it."""
-    known = [seeds(row.comparison.n)]
+    """One method against the reference: difference, interval, p and wins, without the verdict."""
+    found = row.comparison
+    known = [f"{found.wins} of {found.n} seeds won" if found.n > 1 else seeds(1)]
     if row.p_adjusted is not None:
         p = p_value(row.p_adjusted)
         known.insert(0, f"adjusted p {p if p.startswith('<') else f'= {p}'}".replace(" ", FIXED))
-        known.insert(0, f"{INTERVAL} {_bounds(row)}")
+    if found.low is not None:
+        known.insert(0, f"{INTERVAL} {difference_interval(row.metric, found.low, found.high)}")
     return (
-        f"{row.method} vs {reference}: {difference(row.metric, row.comparison.difference)} "
+        f"{row.method} vs {reference}: {difference(row.metric, found.difference)} "
         f"{difference_unit(row.metric)} ({', '.join(known)})"
     )
 
 
-def _bounds(row: Contrast) -> str:
-    return difference_interval(row.metric, row.comparison.low, row.comparison.high)
+def resolution(row: Contrast, smallest_effect: float, unit: str) -> str:
+    """What these runs could have detected, and how many seeds the smallest effect would take."""
+    found, said = row.comparison, []
+    if found.detectable is not None:
+        said.append(f"Detectable: {detectable(row.metric, found.detectable)}.")
+    if found.n > 1 and found.detectable is not None:
+        said.append(needed(row.metric, found.seeds_needed, found.n, smallest_effect, unit))
+    return " ".join(said)
 
 
-def resolution(rows: Sequence[Contrast]) -> str:
-    """How large a difference can hide: the widest half interval of an open verdict."""
-    halves = [
-        (row.comparison.high - row.comparison.low) / 2
-        for row in rows
-        if row.verdict == "no difference detected"
-        and row.comparison.low is not None
-        and row.comparison.high is not None
-    ]
-    if not halves or max(halves) == 0:
-        return ""
-    row = rows[0]
-    return (
-        f"{seeds(row.comparison.n)}: a difference of up to about "
-        f"{value(row.metric, max(halves))} {difference_unit(row.metric)} could have gone unseen."
-    )
+def detectable(metric: str, size: float) -> str:
+    """``3.2 points``; shares lie no more than 100 points apart."""
+    beyond = metric not in UNITS and size >= 1
+    return f"more than 100{FIXED}points" if beyond else _amount(metric, size)
+
+
+def needed(metric: str, wanted: int | None, n: int, smallest_effect: float, unit: str) -> str:
+    """``To detect 2.0 points: 11 seeds.``, or that no number of seeds would."""
+    effect = _amount(metric, smallest_effect)
+    if wanted is None:
+        return f"More seeds alone would not detect {effect}: more {several(unit)} are needed."
+    enough = f" (there are {n})" if wanted <= n else ""
+    return f"To detect {effect}: {seeds(wanted)}{enough}."
+
+
+def _amount(metric: str, size: float) -> str:
+    return f"{value(metric, size)} {difference_unit(metric)}"
 
 
 def seconds(number: float | None) -> str:

@@ -15,6 +15,7 @@ def baseline(params: Params, run: RunId) -> None:
     recipe = recipes.of(params.methods[run.method])
     assert isinstance(recipe, recipes.Baseline)
     made, inputs = runs.BY_TASK[params.task].load(params, run, recipe, pairs=False)
+    recipe = workspace.within_budget(params, recipe, made)
     results = workspace.train(
         recipe.phases(made), made.device, params.runtime.precision, follow(params, run)
     )
@@ -24,7 +25,8 @@ def baseline(params: Params, run: RunId) -> None:
         params, run, recipe, made, inputs, phases, results[-1].reason, outcome
     )
     history = workspace.continue_history([], results)
-    workspace.write_run(run.folder, made.network.state_dict(), record, history, results)
+    gradients = workspace.continue_gradients([], results)
+    workspace.write_run(run.folder, made.network.state_dict(), record, history, gradients, results)
     say(run, record)
 
 

@@ -15,6 +15,7 @@ def encoder(params: Params, run: RunId) -> None:
     recipe = recipes.of(params.methods[run.method])
     assert isinstance(recipe, recipes.Breakdown)
     made, inputs = runs.BY_TASK[params.task].load(params, run, recipe, pairs=True)
+    recipe = workspace.within_budget(params, recipe, made)
     module = recipe.encoder_module(made)
     results = workspace.train(
         recipe.encoder_phases(made), made.device, params.runtime.precision, follow(params, run)
@@ -25,7 +26,8 @@ def encoder(params: Params, run: RunId) -> None:
     del record["parameters"]["training"]["rule"]
     history = workspace.continue_history([], results)
     tensors = workspace.encoder_tensors(module, results[-1].kept)
-    workspace.write_run(run.folder / "encoder", tensors, record, history, results)
+    gradients = workspace.continue_gradients([], results)
+    workspace.write_run(run.folder / "encoder", tensors, record, history, gradients, results)
     say(run, record)
 
 

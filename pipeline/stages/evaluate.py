@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, astuple, fields
 from pathlib import Path
 from typing import Any
 
-from pipeline.evaluation.collect import COST_FIELDS, Run, UnitInterval, collect
-from pipeline.evaluation.statistics import Contrast, contrasts, estimates
-from pipeline.params import Params
+from pipeline.evaluation.claims import Claim
+from pipeline.evaluation.collect import COST_FIELDS, Evidence, Run, UnitInterval, collect
+from pipeline.evaluation.findings import Findings, find
+from pipeline.evaluation.statistics import Contrast, Crossover, Variance
+from pipeline.params import Compare, Params
 from pipeline.records import write_atomically, write_json, write_table
 from pipeline.report import figures, page
 from pipeline.report.summary import REPORTS, summary_table
 from pipeline.stages import common
 from pipeline.tasks import scores
 
-COMPARISON = ("difference", "low", "high", "p_value")
+COMPARED = ("difference", "low", "high", "p_value")
+BEYOND = ("population", "error", "df", "detectable", "seeds_needed", "sign_flip_p")
+CURVES = ("val/accuracy", "val/loss")
+HEADLINE = ("mean", "low", "high", "n")
 
 
 def evaluate(params: Params) -> None:
@@ -29,77 +36,114 @@ def evaluate(params: Params) -> None:
     """
     compare, task = params.compare, scores.BY_TASK[params.task]
     evidence = collect(compare, task.read)
-    tested = evidence.tested
-    values = {run.id: run.values for run in evidence.runs}
-    means = estimates(values, compare, tested.metrics)
-    rows = contrasts(values, compare, tested.metrics)
-    intervals = task.intervals(compare)
-    panels = figures.draw(evidence.runs, compare, means, tested.primary)
+    findings = find(evidence, compare, task.intervals(compare))
+    panels = figures.draw(evidence, compare, findings)
+    report = page.Report(params, evidence, findings, panels, page.made())
+    _write_tables(evidence, compare, findings)
+    _replace_folder(REPORTS / "figures", {f"{panel.name}.svg": panel.svg for panel in panels})
+    write_atomically(REPORTS / "index.html", page.html(report))
+    write_atomically(REPORTS / "report.md", page.markdown(report))
+    print(summary_table(REPORTS))
 
-    write_table(
-        REPORTS / "results.csv",
-        _results(evidence.runs),
-        ("method", "shots", "seed", "metric", "value"),
-    )
-    write_table(
-        REPORTS / "accuracy.csv",  # wide, as dvc plots needs it
-        (
-            (run.id.method, run.id.shots, run.id.seed, run.values[tested.primary])
-            for run in evidence.runs
-        ),
-        ("method", "shots", "seed", "accuracy"),
-    )
+
+def _write_tables(evidence: Evidence, compare: Compare, findings: Findings) -> None:
+    runs, tested = evidence.runs, evidence.tested
+    run, row = ("method", "shots", "seed"), ("method", "shots", "metric")
+    tables: dict[str, tuple[Iterator[tuple[Any, ...]], Sequence[str]]] = {
+        "results": (_results(runs), (*run, "metric", "value")),
+        # wide, as dvc plots needs it
+        "accuracy": (_primary(runs, tested.primary), (*run, "accuracy")),
+        "training": (_curves(runs, compare), (*run, "phase", "epoch", "images_seen",
+                                              *(of.replace("/", "_") for of in CURVES))),
+        "confusion": (_confusion(evidence, compare),
+                      ("method", "shots", "actual", "predicted", "images")),
+        "comparison": (map(_contrast, findings.contrasts),
+                       (*row, *COMPARED, "p_adjusted", "wins", "n", "verdict", *BEYOND)),
+        "variance": (map(astuple, findings.variances), _names(Variance)),
+        "crossover": (_crossovers(findings.crossovers),
+                      ("method", "metric", "shots", "difference", "low", "high", "crossing")),
+        "claims": (map(astuple, findings.claims), _names(Claim)),
+        "costs": (_costs(runs), (*run, "phase", *COST_FIELDS)),
+        "identity_intervals": (map(astuple, findings.intervals), _names(UnitInterval)),
+    }  # fmt: skip
+    for name, (rows, header) in tables.items():
+        write_table(REPORTS / f"{name}.csv", rows, header)
     write_json(
         REPORTS / "metrics.json",
         {
             method: {
-                shots: {metric: asdict(by_metric[metric]) for metric in tested.headline}
+                shots: {
+                    metric: {key: asdict(by_metric[metric])[key] for key in HEADLINE}
+                    for metric in tested.headline
+                }
                 for shots, by_metric in by_shots.items()
             }
-            for method, by_shots in means.items()
+            for method, by_shots in findings.estimates.items()
         },
     )
-    write_table(
-        REPORTS / "comparison.csv",
-        map(_comparison, rows),
-        ("method", "shots", "metric", *COMPARISON, "p_adjusted", "wins", "n", "verdict"),
-    )
-    write_table(
-        REPORTS / "costs.csv",
-        _costs(evidence.runs),
-        ("method", "shots", "seed", "phase", *COST_FIELDS),
-    )
-    write_table(
-        REPORTS / "identity_intervals.csv",
-        map(astuple, intervals),
-        [field.name for field in fields(UnitInterval)],
-    )
-    _replace_folder(REPORTS / "figures", {f"{panel.name}.svg": panel.svg for panel in panels})
-    text = page.render(params, evidence, means, rows, intervals, panels)
-    write_atomically(REPORTS / "index.html", text)
-    print(summary_table(REPORTS))
+
+
+def _names(kind: type[Any]) -> list[str]:
+    return [field.name for field in fields(kind)]
 
 
 def _results(runs: Sequence[Run]) -> Iterator[tuple[Any, ...]]:
     for run in runs:
         for metric, value in run.values.items():
-            yield run.id.method, run.id.shots, run.id.seed, metric, value
+            yield *astuple(run.id), metric, value
 
 
-def _comparison(row: Contrast) -> tuple[Any, ...]:
+def _primary(runs: Sequence[Run], metric: str) -> Iterator[tuple[Any, ...]]:
+    return ((*astuple(run.id), run.values[metric]) for run in runs)
+
+
+def _curves(runs: Sequence[Run], compare: Compare) -> Iterator[tuple[Any, ...]]:
+    """Validation while training, at the last shots; a cell is empty where a phase has none."""
+    for run in runs:
+        if run.id.shots == compare.shots[-1]:
+            for row in run.history.to_dict("records"):
+                found = (row.get(metric, math.nan) for metric in CURVES)
+                yield (
+                    *(*astuple(run.id), row["phase"], int(row["epoch"]), int(row["images_seen"])),
+                    *(None if math.isnan(value) else value for value in found),
+                )
+
+
+def _confusion(evidence: Evidence, compare: Compare) -> Iterator[tuple[Any, ...]]:
+    """How often images of one class were taken for another, over all seeds at the last shots."""
+    shots, classes = compare.shots[-1], evidence.tested.classes
+    for method in compare.methods:
+        found: Counter[tuple[int, int]] = Counter()
+        for run in evidence.runs:
+            if (run.id.method, run.id.shots) == (method, shots) and run.answers:
+                found.update(zip(run.answers.labels.tolist(), run.answers.predicted.tolist(),
+                                 strict=True))  # fmt: skip
+        for (actual, predicted), images in sorted(found.items()):
+            yield method, shots, classes[actual], classes[predicted], images
+
+
+def _contrast(row: Contrast) -> tuple[Any, ...]:
     found = row.comparison
-    numbers = (getattr(found, field) for field in COMPARISON)
+    numbers, beyond = ([getattr(found, name) for name in names] for names in (COMPARED, BEYOND))
     return (
         *(row.method, row.shots, row.metric, *numbers),
-        *(row.p_adjusted, found.wins, found.n, row.verdict),
+        *(row.p_adjusted, found.wins, found.n, row.verdict, *beyond),
     )
+
+
+def _crossovers(found: Sequence[Crossover]) -> Iterator[tuple[Any, ...]]:
+    """The difference over shots, and a row without one where it changes its sign."""
+    for row in found:
+        for point in row.curve:
+            yield row.method, row.metric, *astuple(point), ""
+        for shots in row.crossings:
+            yield row.method, row.metric, shots, 0.0, None, None, 1
 
 
 def _costs(runs: Sequence[Run]) -> Iterator[tuple[Any, ...]]:
     for run in runs:
         for cost in (*run.costs, run.prediction):
-            fields = (getattr(cost, field) for field in COST_FIELDS)
-            yield run.id.method, run.id.shots, run.id.seed, cost.phase, *fields
+            yield *astuple(run.id), cost.phase, *(getattr(cost, field) for field in COST_FIELDS)
 
 
 def _replace_folder(folder: Path, files: dict[str, str]) -> None:

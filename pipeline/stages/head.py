@@ -24,6 +24,7 @@ def head(params: Params, run: RunId) -> None:
     recipe = recipes.of(params.methods[run.method])
     assert isinstance(recipe, recipes.Breakdown)
     made, _ = runs.BY_TASK[params.task].load(params, run, recipe, pairs=False)
+    recipe = workspace.within_budget(params, recipe, made)
     first = read_json(run.folder / "encoder" / "record.json")
     trials = _heads(params, run, recipe, made, len(first["phases"]))
     sound = [trial for trial in trials if trial[0][-1].status == "finished"]
@@ -37,8 +38,9 @@ def head(params: Params, run: RunId) -> None:
     record = workspace.record(params, run, recipe, made, first["inputs"], phases, reason, outcome)
     if len(trials) > 1:
         record["kept_encoder"] = _kept(first, trials.index(best))
-    history = workspace.continue_history(_read_history(run), results)
-    workspace.write_run(run.folder, best[1], record, history, results)
+    history = workspace.continue_history(_of_encoder(run, "history.csv"), results)
+    gradients = workspace.continue_gradients(_of_encoder(run, "gradients.csv"), results)
+    workspace.write_run(run.folder, best[1], record, history, gradients, results)
     say(run, record, last)
 
 
@@ -70,8 +72,8 @@ def _kept(encoder: dict[str, Any], number: int) -> dict[str, int]:
     return {"rank": number + 1, "epoch": encoder["phases"][-1]["kept_epochs"][number]}
 
 
-def _read_history(run: RunId) -> list[dict[str, Any]]:
-    with open(run.folder / "encoder" / "history.csv", newline="", encoding="utf-8") as file:
+def _of_encoder(run: RunId, table: str) -> list[dict[str, Any]]:
+    with open(run.folder / "encoder" / table, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 

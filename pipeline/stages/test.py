@@ -16,12 +16,13 @@ TRIALS = Path("prepared/splits/trials.csv")
 
 
 def test(params: Params, run: RunId) -> None:
-    """Write the run's predictions on the test split."""
+    """Write the run's predictions on the test split, and what its network is like inside."""
     device = runtime.start(params.runtime)
-    images, seconds = predictions.BY_TASK[params.task].write(params, run, device, TEST_LIST, TRIALS)
-    taken = Result("test", "", images_seen=images, seconds=seconds)
+    tested = predictions.BY_TASK[params.task].write(params, run, device, TEST_LIST, TRIALS)
+    taken = Result("test", "", images_seen=tested.images, seconds=tested.seconds)
     taken.peak_memory_mb = runtime.peak_memory_mb(device)
-    write_json(run.test_timing, {"phases": [taken.timing()]})
+    times = {"phases": [taken.timing()], "one_image_seconds": tested.one_image_seconds}
+    write_json(run.test_timing, times)
 
 
 if __name__ == "__main__":

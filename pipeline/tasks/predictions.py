@@ -10,6 +10,7 @@ import torch
 from pipeline.params import Params, Task
 from pipeline.records import RunId
 from pipeline.tasks.classification import predictions as classification
+from pipeline.tasks.diagnosis import Tested
 from pipeline.tasks.verification import predictions as verification
 
 
@@ -18,8 +19,8 @@ class Predictions(Protocol):
 
     def write(
         self, params: Params, run: RunId, device: torch.device, test_list: Path, trials: Path
-    ) -> tuple[int, float]:
-        """Write what a run says of the test split, and the picture of its examples.
+    ) -> Tested:
+        """Write what a run says of the test split, the picture of its examples, its diagnosis.
 
         Args:
             params: the whole of params.yaml.
@@ -29,7 +30,8 @@ class Predictions(Protocol):
             trials: which of them are compared.
 
         Returns:
-            how many images there were, and the seconds from them to the predictions.
+            how many images there were, and the seconds from them to the predictions, of all
+            and of one.
         """
 
 

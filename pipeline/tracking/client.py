@@ -34,8 +34,11 @@ PHASES = "siamese-breakdown-phases"
 KIND = "mlflow.experimentKind"
 NOTES = {
     RESULTS: (
-        "One run per method, shots and seed. To compare them in charts, choose *Model training* "
-        f"(top left), then *Views › {views.NAME}* (top right).\n\n"
+        "One run per method, shots and seed, and a summary of them all: a run whose name begins "
+        "with *summary*, with the verdict as its description and the report among its artifacts "
+        "(to find it, search for `tags.kind = 'summary'`).\n\n"
+        "To compare runs in charts, choose *Model training* (top left), then *Views › "
+        f"{views.NAME}* (top right).\n\n"
         "- `test/…`: on the test split. `test/accuracy` is of images or, in verification, of "
         "pairs; `test/official_accuracy`, `test/5_way_1_shot_accuracy` and the like of episodes\n"
         "- `best/val_accuracy`: at the chosen epoch; `best/val_5_way_1_shot_accuracy` and the like "
@@ -45,10 +48,15 @@ NOTES = {
         "phase\n"
         "- `encoder/…`: the encoder phase of a breakdown, whose pairwise loss is another quantity; "
         "with several latents `encoder_1/…`, `encoder_2/…`, each a loss of its own\n"
-        "- `cost/…`: images seen, seconds and peak memory of training, and the seconds that "
-        "predicting the test split takes\n"
-        "- artifacts: `predictions/` holds what the run says of the test split, and a picture of "
-        "what it is most sure of, rightly and wrongly\n\n"
+        "- `latent/…`: what the trained network makes of images at one layer, the same for all "
+        "methods: linear probes, distances, rank; `fit/…`: how far training images fit better than "
+        "validation images\n"
+        "- `grad/…`: norms of the gradient in the first and last layer that a phase trains\n"
+        "- `cost/…`: images seen, seconds and peak memory of training; the network's size; the "
+        "seconds that predicting the test split takes, and the milliseconds for one image\n"
+        "- `system/…`: speed and memory, phase by phase\n"
+        "- artifacts: `predictions/` holds what the run says of the test split, a picture of "
+        "what it is most sure of, rightly and wrongly, and its latents\n\n"
         "*Group by* the tags `method` and `shots` shows means over seeds. The runs mirror the "
         "files that DVC tracks; `dvc repro` brings back whatever is missing here."
     ),
@@ -63,6 +71,7 @@ SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "true",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",

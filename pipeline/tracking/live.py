@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 BATCH_SECONDS = 2.0
 CLOSE_SECONDS = 5.0
+SAMPLE_SECONDS = 10.0
+
+LivePoint = tuple[str, float, int, int]  # name, value, milliseconds, step
 
 
 class Live:
@@ -108,14 +112,14 @@ class Live:
             run_name=self._name,
         ).info.run_id
         tracking.send_params(client, run_id, self._params)
+        system = System()
         while not self._done.wait(BATCH_SECONDS):
-            self._send(client, run_id)
-        self._send(client, run_id)
+            self._send(client, run_id, system.due())
+        self._send(client, run_id, system.sample())
         client.set_terminated(run_id, self._status)
 
-    def _send(self, client: MlflowClient, run_id: str) -> None:
+    def _send(self, client: MlflowClient, run_id: str, points: list[LivePoint]) -> None:
         phase = self._tags.get("phase", "")
-        points = []
         while not self._rows.empty():
             step, when, metrics = self._rows.get()
             points += [
@@ -145,6 +149,61 @@ class Live:
         self._close("KILLED")
         self._release_sigterm()
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+class System:
+    """What the machine is busy with: processor, memory, disk, network and, where ``nvidia-ml-py``
+    is installed, NVIDIA's GPUs.
+
+    By MLflow's own monitors, and under their names, which MLflow shows on a page apart; but they
+    are read in the thread that follows a phase, so that one thread does all that may fail. The
+    user's ``MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL`` are the seconds between samples, and
+    ``MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING=false`` switches them off.
+    """
+
+    def __init__(self) -> None:
+        from mlflow import environment_variables as variables
+
+        self._seconds = variables.MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL.get() or SAMPLE_SECONDS
+        self._monitors = _monitors() if variables.MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get() else []
+        self._step, self._latest = 0, time.monotonic()
+        self._read()  # the processor's load is that since the last reading
+
+    def due(self) -> list[LivePoint]:
+        """A sample, if the last one is long enough ago."""
+        return self.sample() if time.monotonic() - self._latest >= self._seconds else []
+
+    def sample(self) -> list[LivePoint]:
+        """The values now, numbered by sample."""
+        now, step = _milliseconds(), self._step
+        self._step, self._latest = step + 1, time.monotonic()
+        return [(f"system/{name}", value, now, step) for name, value in self._read().items()]
+
+    def _read(self) -> dict[str, float]:
+        values: dict[str, float] = {}
+        for monitor in self._monitors:
+            monitor.collect_metrics()
+            values |= monitor.aggregate_metrics()
+            monitor.clear_metrics()
+        return values
+
+
+def _monitors() -> list[Any]:
+    from mlflow.system_metrics.metrics import (
+        cpu_monitor,
+        disk_monitor,
+        gpu_monitor,
+        network_monitor,
+    )
+
+    monitors: list[Any] = [
+        cpu_monitor.CPUMonitor(),
+        disk_monitor.DiskMonitor(),
+        network_monitor.NetworkMonitor(),
+    ]
+    with suppress(ImportError, RuntimeError):  # what MLflow raises where there is none
+        monitors.append(gpu_monitor.GPUMonitor())
+    return monitors
 
 
 def close_leftovers(client: MlflowClient) -> int:

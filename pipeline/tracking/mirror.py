@@ -1,50 +1,45 @@
 """Mirror the runs' files into MLflow: whole, once each, and again whenever they are missing.
 
-A result run is known by two tags. ``config_key`` is what was asked (parameters, inputs, method,
-shots, seed); ``result_digest`` is what came of it. The same key with the same digest is kept,
-with another digest replaced. ``config_key`` is a run's last write, so that a run without it is
-half a run, which the next ``publish`` deletes.
+A run is known by two tags. ``config_key`` is what was asked (of a result run the parameters,
+inputs, method, shots and seed); ``result_digest`` is what came of it. The same key with the same
+digest is kept, with another digest replaced. ``config_key`` is a run's last write, so that a run
+without it is half a run, which the next ``publish`` deletes.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 import os
-import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import filelock
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
-from pipeline.colours import colour
 from pipeline.params import Params
-from pipeline.records import RunId, digest, file_digest, read_json, runs_of, write_json
+from pipeline.records import digest, read_json, write_json
 from pipeline.tracking import client as tracking
-from pipeline.tracking import views
+from pipeline.tracking import results as result_runs
+from pipeline.tracking import summary
+from pipeline.tracking.entries import Attachment, Entry, Job, versions_of
 from pipeline.tracking.live import close_leftovers
+from pipeline.tracking.results import Result
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 LOCK_SECONDS = 60
-RESULTS_TABLE = Path("reports/results.csv")
-DATA_FILE = Path("data.dvc")
-CLASS_RECALL = "test/recall/"
 ABANDONED_SECONDS = 3600
 PAGE = 1000
 
 
 @dataclass(frozen=True)
-class Summary:
-    """What ``publish`` did, in runs; ``missing`` are those without a record."""
+class Done:
+    """What ``publish`` did, in result runs; ``missing`` are those without a record."""
 
     created: int
     kept: int
@@ -52,55 +47,10 @@ class Summary:
     missing: int = 0
 
 
-@dataclass(frozen=True)
-class Result:
-    """One run as its files have it.
+def publish(params: Params, root: Path, store: tracking.Store) -> Done:
+    """Bring what ``params.compare`` names into the store; a second time changes nothing.
 
-    Attributes:
-        run: which one.
-        record: its ``record.json``.
-        scores: its ``test/…`` metrics but those of single classes.
-        key: digest of what was asked.
-        digest: digest of what came of it.
-    """
-
-    run: RunId
-    record: dict[str, Any]
-    scores: dict[str, float]
-    key: str
-    digest: str
-
-
-@dataclass(frozen=True)
-class Job:
-    """What one publish works on.
-
-    Attributes:
-        params: the whole of params.yaml.
-        root: the folder whose files are mirrored.
-        store: where to.
-        versions: tags of code and data, see ``versions_of``.
-        experiment: the DVC experiment under way, or nothing.
-    """
-
-    params: Params
-    root: Path
-    store: tracking.Store
-    versions: dict[str, str]
-    experiment: str
-
-    @property
-    def runs(self) -> list[RunId]:
-        """The runs to publish, whether or not they are there."""
-        return runs_of(self.params.compare)
-
-    def file(self, path: Path) -> Path:
-        """Where a file of the project lies."""
-        return self.root / path
-
-
-def publish(params: Params, root: Path, store: tracking.Store) -> Summary:
-    """Bring the runs that ``params.compare`` names into the store; a second time changes nothing.
+    That is a run for each result, and one for the summary where there is a report of them all.
 
     Args:
         params: the whole of params.yaml.
@@ -121,156 +71,62 @@ def publish(params: Params, root: Path, store: tracking.Store) -> Summary:
         raise tracking.TrackingError(problem) from None
 
 
-def _publish(job: Job) -> Summary:
-    results = read_results(job)
+def _publish(job: Job) -> Done:
+    results = result_runs.read_results(job)
+    entries = [result_runs.entry(job, result) for result in results]
     client = tracking.open_client(job.store)
     experiment_id = tracking.experiment(client, tracking.RESULTS, job.store)
     existing = _existing(client, experiment_id)
-    created = kept = replaced = 0
-    for result, started in zip(results, _starts(job, results), strict=True):
-        found = existing.get(result.key, [])
-        same = [run for run in found if run.data.tags.get("result_digest") == result.digest]
-        if same:
-            _update(client, same[0], job, result)
-            kept += 1
-        else:
-            _create(client, experiment_id, job, result, started)
-            replaced += bool(found)
-            created += not found
-        for run in found:
-            if run not in same[:1]:
-                client.delete_run(run.info.run_id)
+    # first and newest: MLflow's table begins with the summary
+    if about_all := summary.entry(job, results):
+        _bring(client, experiment_id, job, about_all, existing, _now())
+    counted = {"created": 0, "kept": 0, "replaced": 0}
+    for entry, started in zip(entries, _starts(entries), strict=True):
+        counted[_bring(client, experiment_id, job, entry, existing, started)] += 1
     _say_left_out(job, results)
-    summary = Summary(created, kept, replaced, len(job.runs) - len(results))
+    done = Done(**counted, missing=len(job.runs) - len(results))
     if not close_leftovers(client):
-        _remember(job, summary)
-    return summary
+        _remember(job, done)
+    return done
 
 
-def _starts(job: Job, results: Sequence[Result]) -> list[int]:
+def _bring(
+    client: MlflowClient,
+    experiment_id: str,
+    job: Job,
+    entry: Entry,
+    existing: dict[str, list[Any]],
+    started: int,
+) -> str:
+    """Make, replace or keep one run; which of the three."""
+    found = existing.get(entry.key, [])
+    same = [run for run in found if run.data.tags.get("result_digest") == entry.digest]
+    if same:
+        _update(client, same[0], job, entry)
+    else:
+        _create(client, experiment_id, entry, started)
+    for run in found:
+        if run not in same[:1]:
+            client.delete_run(run.info.run_id)
+    return "kept" if same else "replaced" if found else "created"
+
+
+def _starts(entries: Sequence[Entry]) -> list[int]:
     """When each run is said to have started, in milliseconds.
 
     The duration that MLflow shows is then that of training, no run ends after now, and the newest
     first, which is MLflow's order, is the order of the comparison.
     """
-    longest = max((_training_time(job, result) for result in results), default=0)
-    latest = time.time_ns() // 1_000_000 - longest
-    return [latest - place for place in range(len(results))]
+    latest = _now() - max((entry.milliseconds for entry in entries), default=0)
+    return [latest - place for place in range(len(entries))]
 
 
-def _training_time(job: Job, result: Result) -> int:
-    return int(1000 * costs(job.root, result.run).get("cost/train_seconds", 0))
-
-
-def read_results(job: Job) -> list[Result]:
-    """The compared runs that have a record."""
-    scores = test_scores(job.file(RESULTS_TABLE))
-    return [
-        read_result(job.root, run, scores.get(run, {}))
-        for run in job.runs
-        if job.file(run.folder / "record.json").exists()
-    ]
-
-
-def read_result(root: Path, run: RunId, scores: dict[str, float]) -> Result:
-    """Read a run's record and digest its files.
-
-    Raises:
-        ValueError: the record is no JSON.
-    """
-    path = root / run.folder / "record.json"
-    try:
-        record = read_json(path)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    asked = {name: record[name] for name in ("parameters", "inputs", "method", "shots", "seed")}
-    files = (run.folder / "history.csv", run.folder / "model.safetensors", run.predictions)
-    return Result(
-        run=run,
-        record=record,
-        scores=scores,
-        key=digest(json.dumps(asked, sort_keys=True)),
-        digest=digest(
-            path.read_bytes(),
-            json.dumps(scores, sort_keys=True),
-            *(file_digest(root / file) if (root / file).exists() else "" for file in files),
-        ),
-    )
-
-
-def test_scores(path: Path) -> dict[RunId, dict[str, float]]:
-    """The ``test/…`` metrics of each run in ``results.csv``; none where there is no such file.
-
-    The recall of each class stays out: a chart a class would bury the others.
-    """
-    scores: dict[RunId, dict[str, float]] = defaultdict(dict)
-    for row in _rows(path):
-        metric = row["metric"]
-        if metric.startswith("test/") and not metric.startswith(CLASS_RECALL) and row["value"]:
-            shots = row["shots"] if row["shots"] == "all" else int(row["shots"])
-            run = RunId(row["method"], shots, int(row["seed"]))
-            scores[run][metric] = float(row["value"])
-    return dict(scores)
-
-
-def history_points(path: Path) -> list[tuple[str, float, int]]:
-    """(name, value, images seen) of every cell of ``history.csv``, a step once for each metric.
-
-    MLflow appends: a step logged twice would be drawn as two points, so the last row has it.
-    """
-    points: dict[tuple[str, int], float] = {}
-    for row in _rows(path):
-        step = int(row["images_seen"])
-        for column, cell in row.items():
-            if column not in ("phase", "epoch", "images_seen") and cell:
-                points[tracking.metric_name(row["phase"], column), step] = float(cell)
-    return [(name, value, step) for (name, step), value in points.items()]
-
-
-def costs(root: Path, run: RunId) -> dict[str, float]:
-    """Seconds of all phases of training, their largest peak memory, and seconds of the test."""
-    phases = [phase for path in _timings(root, run) for phase in read_json(path)["phases"]]
-    seconds = [phase["seconds"] for phase in phases if phase.get("seconds") is not None]
-    peaks = [phase.get("peak_memory_mb") for phase in phases]
-    found = {}
-    if seconds:
-        found["cost/train_seconds"] = float(sum(seconds))
-    if known := [float(peak) for peak in peaks if peak is not None]:
-        found["cost/peak_memory_mb"] = max(known)
-    if (root / run.test_timing).exists():
-        tested = [phase["seconds"] for phase in read_json(root / run.test_timing)["phases"]]
-        found["cost/predict_seconds"] = float(sum(tested))
-    return found
-
-
-def versions_of(root: Path) -> dict[str, str]:
-    """Tags that say which code and data: git commit and the data's MD5, as far as there are any."""
-    tags = {}
-    if commit := _git_commit(root):
-        tags = {"git.commit": commit, "mlflow.source.git.commit": commit}
-    if md5 := _data_md5(root / DATA_FILE):
-        tags["data.md5"] = md5
-    return tags
-
-
-def _git_commit(root: Path) -> str | None:
-    try:
-        asked = ["git", "rev-parse", "HEAD"]
-        answer = subprocess.run(asked, cwd=root, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return answer.stdout.strip() if answer.returncode == 0 else None
-
-
-def _data_md5(path: Path) -> str | None:
-    try:
-        return str(YAML(typ="safe", pure=True).load(path)["outs"][0]["md5"])
-    except (OSError, YAMLError, KeyError, IndexError, TypeError):
-        return None
+def _now() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _existing(client: MlflowClient, experiment_id: str) -> dict[str, list[Any]]:
-    """Result runs by their key, oldest first; deletes what an interrupted publish left."""
+    """Runs of ours by their key, oldest first; deletes what an interrupted publish left."""
     by_key = defaultdict(list)
     for run in sorted(_all_runs(client, experiment_id), key=_age):
         tags = run.data.tags
@@ -303,176 +159,84 @@ def _abandoned(run: Any) -> bool:
     return time.time() - float(tags.get("publishing.since", 0)) > ABANDONED_SECONDS
 
 
-def _changing_tags(job: Job, result: Result) -> dict[str, str]:
-    """Tags that may change while the results stay.
-
-    Commit and data are those at which the results stood last. An experiment that shares a run
-    with others only adds its name, and leaves the project's own commit.
-    """
-    place = job.params.compare.methods.index(result.run.method)
-    tags = {"mlflow.runColor": colour(place)}
-    if job.experiment:
-        return {**tags, tracking.safe_key(f"dvc.experiment.{job.experiment}"): "true"}
-    return {**tags, **job.versions}
-
-
-def _update(client: MlflowClient, run: Any, job: Job, result: Result) -> None:
+def _update(client: MlflowClient, run: Any, job: Job, entry: Entry) -> None:
     from mlflow.entities import RunTag
 
-    tags = _changing_tags(job, result)
+    tags = dict(entry.changing)
     if job.experiment and "dvc.experiment" not in run.data.tags:
         tags["dvc.experiment"] = job.experiment
-    if "model" not in run.data.tags and (model := _model(job, result.run)):
-        client.log_artifact(run.info.run_id, str(model))
-        tags["model"] = model.name
+    for attachment in entry.attachments:
+        if run.data.tags.get(attachment.tag) != attachment.value:
+            tags |= _attach(client, run.info.run_id, attachment)
     changed = [RunTag(key, value) for key, value in tags.items() if run.data.tags.get(key) != value]
     if changed:
         client.log_batch(run.info.run_id, tags=changed)
 
 
-def _create(
-    client: MlflowClient, experiment_id: str, job: Job, result: Result, started: int
-) -> None:
+def _attach(client: MlflowClient, run_id: str, attachment: Attachment) -> dict[str, str]:
+    """Send the files; the tags that are then true."""
+    for path, folder in attachment.files:
+        client.log_artifact(run_id, str(path), folder)
+    return {**attachment.tags, attachment.tag: attachment.value}
+
+
+def _create(client: MlflowClient, experiment_id: str, entry: Entry, started: int) -> None:
     """Make one run whole: everything first, what it is known by last."""
     from mlflow.entities import RunTag
 
-    record, run = result.record, result.run
-    ended = started + _training_time(job, result)
+    ended = started + entry.milliseconds
     since = {"publishing.since": f"{time.time():.0f}"}
-    marks = {"publishing": result.key, **since, **tracking.process_tags()}
-    tags = {**_lasting_tags(job, result), **_changing_tags(job, result), **marks}
-    run_id = client.create_run(experiment_id, started, tags, run.name).info.run_id
+    marks = {"publishing": entry.key, **since, **tracking.process_tags()}
+    tags = {**entry.tags, **entry.changing, **marks}
+    run_id = client.create_run(experiment_id, started, tags, entry.name).info.run_id
 
-    tracking.send_params(client, run_id, _parameters(record))
-    points = history_points(job.file(run.folder / "history.csv"))
-    named = {name for name, _, _ in points}
-    finals = {**result.scores, **record["metrics"], **costs(job.root, run)}
+    content = entry.content()
+    tracking.send_params(client, run_id, content.params)
     # MLflow draws bars of what has no step but 0, lines of the rest, and lists what comes first
-    timed = [(name, value, ended, 0) for name, value in finals.items() if name not in named]
-    timed += [(name, value, started + row, step) for row, (name, value, step) in enumerate(points)]
-    tracking.send_points(client, run_id, timed)
-    for path, folder in _artifacts(job, run):
+    points = [(name, value, ended, 0) for name, value in content.finals.items()]
+    points += [
+        (name, value, started + row, step) for row, (name, value, step) in enumerate(content.curves)
+    ]
+    points += [(name, value, started + after, step) for name, value, after, step in content.timed]
+    tracking.send_points(client, run_id, points)
+    for path, folder in content.files:
         client.log_artifact(run_id, str(path), folder)
+    known_by = {"result_digest": entry.digest, "config_key": entry.key}
+    for attachment in reversed(entry.attachments):
+        known_by = _attach(client, run_id, attachment) | known_by
 
-    client.set_terminated(run_id, "FAILED" if record["status"] == "diverged" else "FINISHED", ended)
-    known_by = [RunTag("result_digest", result.digest), RunTag("config_key", result.key)]
-    client.log_batch(run_id, tags=known_by)
+    client.set_terminated(run_id, entry.status, ended)
+    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in known_by.items()])
     for mark in marks:
         client.delete_tag(run_id, mark)
 
 
-def _parameters(record: Mapping[str, Any]) -> dict[str, str]:
-    about = {name: record[name] for name in ("method", "shots", "seed", "recipe")}
-    return {**tracking.flat(record["parameters"]), **tracking.flat(about)}
-
-
-def _lasting_tags(job: Job, result: Result) -> dict[str, str]:
-    names = ("method", "shots", "seed", "recipe", "status", "device")
-    tags = {name: str(result.record[name]) for name in names}
-    tags |= {"mlflow.note.content": note(result.record), **job.versions}
-    if job.experiment:
-        tags["dvc.experiment"] = job.experiment
-    if model := _model(job, result.run):
-        tags["model"] = model.name
-    return tags
-
-
-def note(record: Mapping[str, Any]) -> str:
-    """A run's description in Markdown: what it is, its phases, and why it diverged if it did."""
-    lines = [
-        f"`{record['method']}` (recipe `{record['recipe']}`), {record['shots']} images a class, "
-        f"seed {record['seed']}.",
-        "",
-    ]
-    if record["status"] == "diverged":
-        lines += [f"**Diverged:** {record['reason']}", ""]
-    # a list: MLflow draws tables without space between the columns
-    return "\n".join([*lines, *map(_phase_line, record["phases"])])
-
-
-def _phase_line(phase: Mapping[str, Any]) -> str:
-    chosen, epochs = phase["chosen_epoch"], phase["epochs"]
-    kept = f"epoch {chosen} kept, by `{phase['rule']}`" if chosen else "no epoch kept"
-    done = f"{epochs} epoch{'s' * (epochs != 1)}, {phase['images_seen']:,} images seen"
-    found = "".join(f"; `{name}` {value:g}" for name, value in phase.get("found", {}).items())
-    return f"- phase `{phase['phase']}`: {done}; {kept}{found}"
-
-
-def _model(job: Job, run: RunId) -> Path | None:
-    """The model to attach, if one is wanted and not too large."""
-    path = job.file(run.folder / "model.safetensors")
-    return path if _wants_model(job, run) and not _too_large(job, path) else None
-
-
-def _wants_model(job: Job, run: RunId) -> bool:
-    which = job.params.tracking.models
-    wanted = which == "all" or (which == "reference" and run.method == job.params.compare.reference)
-    return wanted and job.file(run.folder / "model.safetensors").exists()
-
-
-def _too_large(job: Job, path: Path) -> bool:
-    return path.stat().st_size > job.params.tracking.max_model_mb * 1e6
-
-
 def _say_left_out(job: Job, results: Sequence[Result]) -> None:
-    wanted = [result.run for result in results if _wants_model(job, result.run)]
-    names = [run.name for run in wanted if not _model(job, run)]
+    models = [(result.run, result_runs.wanted_model(job, result.run)) for result in results]
+    names = [run.name for run, model in models if model and result_runs.too_large(job, model)]
     if names:
         limit = f"tracking.max_model_mb ({job.params.tracking.max_model_mb:g} MB)"
         print(f"MLflow: models larger than {limit} left out: {', '.join(names)}", file=sys.stderr)
-
-
-def _artifacts(job: Job, run: RunId) -> Iterator[tuple[Path, str | None]]:
-    """Files to attach, each with its folder among the run's artifacts."""
-    files = [
-        (run.folder / "history.csv", None),
-        (run.folder / "record.json", None),
-        (run.predictions, "predictions"),
-        (run.examples, "predictions"),
-        (run.test_timing, "predictions"),
-        (run.folder / "timing.json", None),
-        (run.folder / "encoder/timing.json", "encoder"),
-    ]
-    for path, folder in files:
-        if job.file(path).exists():
-            yield job.file(path), folder
-    if model := _model(job, run):
-        yield model, None
-
-
-def _timings(root: Path, run: RunId) -> Iterator[Path]:
-    folder = root / run.folder
-    return (
-        path for path in (folder / "encoder/timing.json", folder / "timing.json") if path.exists()
-    )
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 # Opening the store takes over two seconds. So a finished publish notes the sizes and times of all
 # files it depends on, the database among them: while those stay, there is nothing to do.
 
 
-def _unchanged(job: Job) -> Summary | None:
+def _unchanged(job: Job) -> Done | None:
     try:
         noted = read_json(_stamp(job))
         if noted["state"] == _state(job):
-            return Summary(0, int(noted["kept"]), 0, int(noted["missing"]))
+            return Done(0, int(noted["kept"]), 0, int(noted["missing"]))
     except (OSError, ValueError, KeyError):
         pass
     return None
 
 
-def _remember(job: Job, summary: Summary) -> None:
+def _remember(job: Job, done: Done) -> None:
     if job.store.embedded:
-        kept = summary.created + summary.replaced + summary.kept
-        noted = {"state": _state(job), "kept": kept, "missing": summary.missing}
-        write_json(_stamp(job), noted)
+        kept = done.created + done.replaced + done.kept
+        write_json(_stamp(job), {"state": _state(job), "kept": kept, "missing": done.missing})
 
 
 def _stamp(job: Job) -> Path:
@@ -480,16 +244,16 @@ def _stamp(job: Job) -> Path:
 
 
 def _state(job: Job) -> str:
-    files = [Path(__file__), Path(tracking.__file__), Path(views.__file__), job.file(RESULTS_TABLE)]
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    files += [job.file(path) for path, _ in summary.files(job)]
     if job.store.database:
         files.append(job.store.database)
     for run in job.runs:
-        names = ("record.json", "history.csv", "model.safetensors", "timing.json")
-        own = [run.folder / name for name in (*names, "encoder/timing.json")]
-        tested = (run.predictions, run.examples, run.test_timing)
-        files += [job.file(path) for path in (*own, *tested)]
+        files += [job.file(path) for path, _ in result_runs.files(run)]
+        files.append(job.file(run.folder / "model.safetensors"))
     known = [
         job.store.uri,
+        job.params.task,
         job.params.compare.model_dump(),
         job.params.tracking.model_dump(),
         job.versions,

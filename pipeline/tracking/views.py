@@ -23,16 +23,23 @@ COLUMNS = (
     "test/nll",
     "test/ece",
     "best/val_accuracy",
+    "latent/probe_val_accuracy",
+    "fit/accuracy_gap",
     "cost/images_seen",
     "cost/train_seconds",
 )
+ONLY_RESULTS = "tags.kind = 'result'"  # a summary of them all has none of their metrics
 # what the sections are called; the titles say what MLflow's own axis, which reads "Step", cannot
 SECTIONS = {
     "test": "On the test split (a dot or bar a run)",
     "curves": "Cross-entropy phases (step = images seen)",
     "encoder": "Encoder phases (step = images seen)",
-    "more": "More scores, and what training cost",
+    "more": "More scores, and what training and predicting cost",
+    "latent": "Inside the networks: latent and fit",
+    "gradients": "Gradient norms (step = images seen)",
+    "system": "Speed and memory of the last phase",
 }
+FOLDED = ("latent", "gradients", "system")
 DOTS = ("test/accuracy", "test/official_accuracy")  # each in the section test, above the methods
 BARS = {
     "test": (
@@ -53,12 +60,42 @@ BARS = {
         "cost/images_seen",
         "cost/train_seconds",
         "cost/predict_seconds",
+        "cost/one_image_ms",
         "cost/peak_memory_mb",
+        "cost/parameters",
+        "cost/multiply_adds",
+        "cost/model_mb",
     ),
+    "latent": (
+        "latent/probe_val_accuracy",
+        "latent/probe_train_accuracy",
+        "latent/separable_pairs",
+        "latent/fisher_ratio",
+        "latent/distance_auc",
+        "latent/distance_overlap",
+        "latent/effective_rank",
+        "latent/spread",
+        "fit/accuracy_gap",
+        "fit/loss_gap",
+        "fit/train_accuracy",
+        "fit/val_accuracy",
+        "fit/train_loss",
+        "fit/val_loss",
+    ),
+    # MLflow's own charts of these go by time, at which runs have nothing in common
+    "system": ("system/images_per_second", "system/peak_memory_mb"),
 }
 LINES = {
     "curves": ("val/accuracy", "val/loss", "train/loss"),
     "encoder": ("encoder/val/loss", "encoder/train/loss"),
+    "gradients": (
+        "grad/first_to_last",
+        "grad/first_norm",
+        "grad/last_norm",
+        "encoder/grad/first_to_last",
+        "encoder/grad/first_norm",
+        "encoder/grad/last_norm",
+    ),
 }
 # without these MLflow smooths the lines and leaves out the axis
 LINE = {
@@ -87,6 +124,7 @@ def saved_view() -> str:
     """The view as the value of its tag: the same bytes each time."""
     columns = [f"metrics.`{name}`" for name in COLUMNS]
     state = {
+        "searchFilter": ONLY_RESULTS,
         "orderByKey": "tags.`mlflow.runName`",
         "orderByAsc": True,
         "selectedColumns": columns,
@@ -125,5 +163,6 @@ def _chart(kind: str, section: str, **more: Any) -> dict[str, Any]:
 
 
 def _section(identity: str, name: str) -> dict[str, Any]:
-    about = {"uuid": identity, "name": name, "display": True, "isReordered": True}
+    shown = identity not in FOLDED
+    about = {"uuid": identity, "name": name, "display": shown, "isReordered": True}
     return {**about, "cardHeight": HEIGHT}

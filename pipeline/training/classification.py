@@ -80,6 +80,7 @@ def classification(
         validate=lambda: evaluate(module, cross_entropy, iter(feed.val), run.val.labels),
         rule=run.training.rule,
         training_mode=training_mode or module.train,
+        network=run.network,
     )
 
 
@@ -121,6 +122,7 @@ def joint(
         validate=lambda: evaluate(run.network, cross_entropy, iter(feed.val), run.val.labels),
         rule=run.training.rule,
         training_mode=run.network.train,
+        network=run.network,
     )
 
 

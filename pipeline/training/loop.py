@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.models import weights
 from pipeline.params import Optimization
-from pipeline.training import runtime
+from pipeline.training import gradients, runtime
 from pipeline.training.optimizers import learning_rate_factor, make_optimizer
 from pipeline.training.phase import Phase, Solve
 
 Log = Callable[[dict[str, Any]], None]
 State = dict[str, Tensor]
+Batch = TypeVar("Batch")
 FINITE = "weights finite"
+GRADIENT = "gradient of "
 RULES = {"val_loss": ("val/loss", -1), "val_accuracy": ("val/accuracy", 1)}
 
 
@@ -36,7 +38,8 @@ class Kept:
 class Result:
     """What a phase did: its epochs, the chosen one, and what it cost.
 
-    ``kept`` holds the best epochs, best first; ``found`` what a closed-form phase chose.
+    ``kept`` holds the best epochs, best first; ``found`` what a closed-form phase chose;
+    ``gradients`` the rows of ``gradients.csv``, of the epochs in ``history``.
     """
 
     phase: str
@@ -50,6 +53,7 @@ class Result:
     peak_memory_mb: float = 0.0
     kept: list[Kept] = field(default_factory=list)
     found: dict[str, float] = field(default_factory=dict)
+    gradients: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def value(self) -> float:
@@ -60,9 +64,10 @@ class Result:
         return sign * self.history[self.chosen_epoch - 1][metric]
 
     def rename(self, phase: str) -> None:
-        """Give the phase another name, in its history too."""
+        """Give the phase another name, in its history and gradients too."""
         self.phase = phase
         self.history = [{**row, "phase": phase} for row in self.history]
+        self.gradients = [{**row, "phase": phase} for row in self.gradients]
 
     def record(self) -> dict[str, Any]:
         """The phase in ``record.json``, with the metrics of the chosen epoch."""
@@ -77,7 +82,7 @@ class Result:
             "images_seen": self.images_seen,
             **several,
             **({"found": self.found} if self.found else {}),
-            **{name: value for name, value in chosen.items() if "/" in name},
+            **{name: chosen[name] for name in chosen if name.startswith(("train/", "val/"))},
         }
 
     def timing(self) -> dict[str, Any]:
@@ -126,14 +131,18 @@ def _descend(phase: Phase, result: Result, device: torch.device, precision: str,
         phase.module.eval()
         with runtime.autocast(device, precision):
             metrics = {"train/loss": loss, **phase.validate()}
-        values = fetch({**metrics, FINITE: all_finite(phase.module)})
+        told = {GRADIENT + layer: norm for layer, norm in step.gradients.items()}
+        values = fetch({**metrics, FINITE: all_finite(phase.module), **told})
+        norms = {layer: values.pop(GRADIENT + layer) for layer in step.gradients}
         finite = values.pop(FINITE) == 1 and all(map(math.isfinite, values.values()))
         row = {"phase": phase.name, "epoch": epoch, "images_seen": result.images_seen, **values}
         if not finite:
             result.status, result.reason = "diverged", _reason(phase.name, epoch, values)
             result.chosen_epoch, result.kept = last.epoch, [last]
             break
+        row |= gradients.summary(norms)
         result.history.append(row)
+        result.gradients += gradients.rows(phase.name, epoch, norms)
         log(row)
         metric, sign = RULES[phase.rule]
         last = Kept(epoch, sign * values[metric], snapshot(phase.module))
@@ -160,7 +169,10 @@ def _solve(phase: Solve, result: Result, log: Log) -> None:
 
 
 class _Stepper:
-    """Makes the steps of a phase, epoch by epoch."""
+    """Makes the steps of a phase, epoch by epoch.
+
+    ``gradients`` are the norms by layer in the last batch of the epoch made last, on the device.
+    """
 
     def __init__(self, phase: Phase, device: torch.device, precision: str):
         self.phase, self.device, self.precision = phase, device, precision
@@ -170,22 +182,37 @@ class _Stepper:
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: learning_rate_factor(step, total, phase.steps, settings)
         )
+        trained = (of for group in phase.groups for of in group["params"])
+        self.layers = gradients.trained_layers(phase.network or phase.module, trained)
+        self.gradients: dict[str, Tensor] = {}
 
     def epoch(self) -> tuple[Tensor, int]:
         """Mean loss of an epoch, still on the device, and the images that went through."""
         self.phase.training_mode()
+        self.gradients = {}
         loss_sum, items, images = torch.zeros((), device=self.device), 0, 0
-        for batch in self.phase.batches():
+        for batch, is_last in _marking_last(self.phase.batches()):
             with runtime.autocast(self.device, self.precision):
                 losses = self.phase.loss(batch)
             self.optimizer.zero_grad(set_to_none=True)
             losses.mean().backward()
+            if is_last:  # before the step, in which Nesterov's momentum may alter gradients
+                self.gradients = gradients.norms(self.layers)
             self.optimizer.step()
             self.schedule.step()
             images += len(batch[0])
             loss_sum += losses.detach().sum()
             items += len(losses)
         return loss_sum / items, images
+
+
+def _marking_last(batches: Iterable[Batch]) -> Iterator[tuple[Batch, bool]]:
+    """Each batch, and whether it is the last."""
+    held: list[Batch] = []
+    for batch in batches:
+        yield from ((earlier, False) for earlier in held)
+        held = [batch]
+    yield from ((last, True) for last in held)
 
 
 class _Best:

@@ -30,6 +30,7 @@ class Phase:
         rule: ``val_loss`` or ``val_accuracy``: by what the epoch is chosen.
         training_mode: puts ``module`` into the mode it trains in.
         keep: how many of the best epochs' states are handed back.
+        network: the whole network, of which ``module`` is a part, for the names of its layers.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Phase:
     rule: str
     training_mode: Callable[[], object]
     keep: int = 1
+    network: nn.Module | None = None
 
 
 @dataclass(frozen=True)

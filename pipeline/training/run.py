@@ -222,6 +222,13 @@ class Run:
         """
         return verification.distance(self, name, verifier)
 
+    def passes_of_pairs(self, settings: Optimizer) -> float:
+        """Images in the batches of an epoch of listed pairs, for each training image.
+
+        Counted in the first epoch of a phase of verification with these settings.
+        """
+        return verification.passes_of_pairs(self, settings)
+
     @torch.no_grad()
     def encode(self, encoder: nn.Module | None, images: ImageSet) -> Iterator[Tensor]:
         """Latents of all images in order, in batches, without augmentation; None: the inputs."""

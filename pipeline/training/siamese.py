@@ -52,6 +52,7 @@ def siamese(
         groups=[*groups, *own_group(objective, settings)],
         training_mode=lambda: train_mode(encoder, dropout=dropout),
         keep=keep,
+        network=run.network,
     )
 
 

@@ -15,7 +15,7 @@ from pipeline.data.batches import batch_count, image_batches
 from pipeline.data.pairs import PairList
 from pipeline.errors import InputError
 from pipeline.models.pairs import PairHead, Scaled, Verifier
-from pipeline.params import Optimization
+from pipeline.params import Optimization, Optimizer
 from pipeline.training import runtime
 from pipeline.training.feed import Feed
 from pipeline.training.optimizers import longest, parameter_groups
@@ -96,7 +96,17 @@ def verification(
         validate=validate,
         rule=run.training.rule,
         training_mode=trained.train,
+        network=verifier,
     )
+
+
+def passes_of_pairs(run: Run, settings: Optimizer) -> float:
+    """See ``Run.passes_of_pairs``."""
+    assert run.pairs is not None
+    ends = torch.from_numpy(np.stack([run.pairs.left, run.pairs.right]))  # (2, P)
+    order = runtime.generator(run.seed, "order")
+    batches = image_batches(ends.shape[1], run.batch_size(settings), order)
+    return sum(len(ends[:, drawn].unique()) for drawn in batches) / len(run.train)
 
 
 def distance(run: Run, name: str, verifier: Verifier) -> Solve:

@@ -23,6 +23,7 @@ from pipeline.evaluation.verification import (
     PairAnswers,
     VerificationPredictions,
     bootstrap,
+    contributions,
     draw_units,
     equal_error_rate,
     pair_metrics,
@@ -31,7 +32,7 @@ from pipeline.evaluation.verification import (
     true_accept_rate,
     verification_metrics,
 )
-from pipeline.records import ANSWER_COLUMNS
+from pipeline.records import ANSWER_COLUMNS, OFFICIAL
 
 # few levels make many ties; the wide ones have next to none
 TIED = st.integers(0, 4).map(lambda n: n / 4)
@@ -437,6 +438,273 @@ def test_runs_of_other_tests_are_not_averaged():
     for wrong, said in ((runs, "the same pairs and episodes"), ([], "no runs")):
         with pytest.raises(ValueError, match=said):
             bootstrap(wrong, draws=5)
+
+
+# --- what each unit adds
+
+
+def weighted_auc(scores, same, weights):
+    wins = total = 0.0
+    for i in np.flatnonzero(same):
+        for j in np.flatnonzero(~same):
+            both = weights[i] * weights[j]
+            wins += both * ((scores[i] > scores[j]) + (scores[i] == scores[j]) / 2)
+            total += both
+    return wins / total
+
+
+def weighted_points(scores, same, weights):
+    """As `naive_points`, where pairs have weights."""
+    thresholds = [math.inf, *sorted(set(scores.tolist()), reverse=True)]
+    return [
+        tuple(
+            weights[kind][scores[kind] >= t].sum() / weights[kind].sum() for kind in (~same, same)
+        )
+        for t in thresholds
+    ]
+
+
+def weighted_metrics(scores, same, weights):
+    """The metrics that hang on a quantile."""
+    points = weighted_points(scores, same, weights)
+    found = {}
+    for (far, tar), (next_far, next_tar) in pairwise(points):
+        if next_far >= 1 - next_tar:
+            k = (1 - tar - far) / (next_far - far + next_tar - tar)
+            found["test/eer"] = far + k * (next_far - far)
+            break
+    for far in (0.01, 0.001):
+        found[f"test/tar_at_far_{far}"] = max(tar for rate, tar in points if rate <= far)
+    return found
+
+
+def slow_shares(pairs):
+    """With which share a class is charged with its pairs of two classes."""
+    shares = {}
+    for name in {*pairs.left_class, *pairs.right_class}:
+        partners = [
+            b if a == name else a
+            for a, b in zip(pairs.left_class, pairs.right_class, strict=True)
+            if a != b and name in (a, b)
+        ]
+        own = len(partners) ** 2
+        others = sum(partners.count(partner) ** 2 for partner in set(partners))
+        shares[name] = math.sqrt(own / (own + others)) if partners else 1
+    return shares
+
+
+def slow_charges(pairs, parts):
+    """What each class is charged with, in the order of their names, around zero."""
+    shares, charged = slow_shares(pairs), []
+    for name in sorted({*pairs.left_class, *pairs.right_class}):
+        total = 0.0
+        for a, b, part in zip(pairs.left_class, pairs.right_class, parts, strict=True):
+            if name in (a, b):
+                total += part if a == b else shares[name] * part
+        charged.append(total)
+    return np.array(charged) - np.mean(charged)
+
+
+@pytest.mark.parametrize(("seed", "identities", "pairs"), [(0, 8, 60), (1, 4, 12), (2, 30, 40)])
+def test_a_class_adds_what_the_accuracy_and_the_roc_auc_rise_by_with_its_pairs(
+    seed, identities, pairs
+):
+    run = make_runs(seed, identities, pairs, count=1)[0]
+    scores, same = run.pairs.scores, run.pairs.labels == 1
+    found, whole = contributions(run), verification_metrics(run)
+    right = run.pairs.predicted == run.pairs.labels
+
+    def weighted_accuracy(weights):
+        """Each kind has its share of the pairs, whatever they weigh."""
+        return sum(
+            np.mean(kind) * np.average(right[kind], weights=weights[kind]) for kind in (same, ~same)
+        )
+
+    def slopes(metric):
+        ones, step = np.ones(pairs), 1e-4
+        return [
+            (metric(ones + step * own) - metric(ones - step * own)) / (2 * step)
+            for own in np.eye(pairs)
+        ]
+
+    for name, metric in (
+        ("test/accuracy", weighted_accuracy),
+        ("test/roc_auc", lambda weights: weighted_auc(scores, same, weights)),
+    ):
+        charges = slow_charges(run.pairs, slopes(metric))
+        expected = whole[name] + len(charges) * charges
+        np.testing.assert_allclose(found[name].values, expected, atol=1e-7)
+        assert found[name].unit == "class"
+
+
+@pytest.mark.parametrize(("seed", "identities", "pairs"), [(0, 8, 60), (3, 45, 120)])
+def test_a_group_adds_what_a_metric_of_quantiles_loses_without_it(few, seed, identities, pairs):
+    run = make_runs(seed, identities, pairs, count=1)[0]
+    scores, same = run.pairs.scores, run.pairs.labels == 1
+    names = sorted({*run.pairs.left_class, *run.pairs.right_class})
+    groups, shares = min(30, len(names)), slow_shares(run.pairs)
+    order = np.random.default_rng(0).permutation(len(names))
+    group_of = {name: int(place) % groups for name, place in zip(names, order, strict=True)}
+    without = []
+    for group in range(groups):
+        weights = []
+        for a, b in zip(run.pairs.left_class, run.pairs.right_class, strict=True):
+            inside = {name for name in (a, b) if group_of[name] == group}
+            gone = a == b or group_of[a] == group_of[b]
+            weights.append(1 - (1 if gone else sum(shares[n] for n in inside)) if inside else 1)
+        without.append(weighted_metrics(scores, same, np.array(weights)))
+    found, whole = contributions(run), verification_metrics(run)
+    for name in ("test/eer", "test/tar_at_far_0.01", "test/tar_at_far_0.001"):
+        left = np.array([of[name] for of in without])
+        expected = whole[name] + (groups - 1) * (left.mean() - left)
+        np.testing.assert_allclose(found[name].values, expected, atol=1e-9)
+        assert found[name].unit == "group of classes"
+
+
+def test_what_so_few_pairs_cannot_show_has_no_contributions(monkeypatch):
+    run = make_runs(count=1)[0]
+    official, drawn = "test/official_accuracy", "test/5_way_1_shot_accuracy"
+    assert set(contributions(run)) == {*PAIR_METRICS[:3], official, drawn}
+    monkeypatch.setattr(verification, "ENOUGH_ACCEPTED", 0.2)  # 20 and 200 pairs of two classes
+    assert set(contributions(run)) == {*PAIR_METRICS[:4], official, drawn}
+
+
+def test_without_a_group_there_must_be_pairs_of_both_kinds():
+    """All pairs of one class are of a: its group cannot be deleted, and the others tell enough."""
+    classes = np.array(["a", "a", "b", "c"])
+    others = np.array(["a", "b", "c", "d"])
+    images, same = np.arange(4).astype(str), (classes == others).astype(np.int64)
+    scores = np.array([0.75, 0.25, 1.0, 0.5])
+    answers = PairAnswers(images, images, classes, others, same, same, scores)
+    assert set(contributions(VerificationPredictions(answers, {}))) == set(PAIR_METRICS[:2])
+
+
+def make_episodes(seed, count, classes, ways):
+    """Each class of an episode is asked for once, as ``prepare`` draws them."""
+    draw = np.random.default_rng(seed)
+    names = np.array([f"character {n}" for n in range(classes)])
+    chosen = np.array([draw.permutation(classes)[:ways] for _ in range(count)])
+    positions = np.tile(np.arange(ways), count)
+    picked = np.where(draw.random(count * ways) < 0.5, positions,
+                      draw.integers(ways, size=count * ways))  # fmt: skip
+    order = draw.permutation(count * ways)
+    columns = (np.repeat(np.arange(count), ways).astype(str), np.arange(count * ways).astype(str),
+               names[chosen.ravel()], positions, picked)  # fmt: skip
+    return EpisodeAnswers(*(column[order] for column in columns))
+
+
+@pytest.mark.parametrize(("count", "classes", "ways"), [(30, 12, 5), (6, 4, 4), (9, 40, 3)])
+def test_a_class_adds_its_own_answers_and_half_of_those_it_attracts(count, classes, ways):
+    answers = make_episodes(1, count, classes, ways)
+    rows = list(zip(answers.episode, answers.left_class, answers.labels, answers.predicted,
+                    strict=True))  # fmt: skip
+    class_at = {(episode, label): name for episode, name, label, _ in rows}
+    error = np.mean([label != picked for _, _, label, picked in rows])
+    names = sorted({name for _, name, _, _ in rows})
+    expected = []
+    for name in names:
+        surplus = 0.0
+        for episode, own, label, picked in rows:
+            wrong = label != picked
+            if own == name:
+                surplus += wrong - error
+            elif (episode, name) in {(e, class_at[e, p]) for e, p in class_at}:
+                taken = wrong and class_at[episode, picked] == name
+                surplus += (taken - error / (ways - 1)) / 2
+        expected.append(1 - error - len(names) * surplus / len(rows))
+    run = VerificationPredictions(no_pairs(), {"5_way_1_shot": answers})
+    found = contributions(run)["test/5_way_1_shot_accuracy"]
+    np.testing.assert_allclose(found.values, expected, atol=1e-12)
+    assert found.unit == "class"
+
+
+def no_pairs():
+    none = np.empty(0, np.str_)
+    numbers = np.empty(0, np.int64)
+    return PairAnswers(none, none, none, none, numbers, numbers, np.empty(0))
+
+
+def test_an_official_run_adds_its_own_accuracy():
+    asked = np.repeat(["run1", "run2", "run3"], 4)
+    labels, picked = np.tile(np.arange(4), 3), np.array([0, 1, 2, 3, 0, 0, 0, 0, 3, 1, 2, 0])
+    images = np.arange(12).astype(str)
+    answers = EpisodeAnswers(asked, images, images, labels, picked)
+    found = contributions(VerificationPredictions(no_pairs(), {OFFICIAL: answers}))
+    assert found["test/official_accuracy"].values.tolist() == pytest.approx([1, 0.25, 0.5])
+    assert found["test/official_accuracy"].unit == "official run"
+    one = EpisodeAnswers(*(getattr(answers, of)[:4] for of in answers.__dataclass_fields__))
+    assert contributions(VerificationPredictions(no_pairs(), {OFFICIAL: one})) == {}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_mean_of_the_contributions_is_the_metric(few, seed):
+    run = make_runs(seed, identities=12, pairs=200, count=1, levels=seed % 2)[0]
+    values, found = verification_metrics(run), contributions(run)
+    assert set(found) == set(values)
+    for name, contribution in found.items():
+        assert contribution.values.mean() == pytest.approx(values[name], abs=1e-12)
+
+
+def draw_test_set(draw, identities, same, different):
+    """A test set of classes that are points, some with wider-spread images; score by distance."""
+    places = draw.normal(size=(identities, 8))
+    spread = 0.6 * np.exp(draw.normal(0, 0.5, identities))
+    left = draw.integers(identities, size=same + different)
+    away = draw.integers(1, identities, same + different) * (np.arange(same + different) >= same)
+    right = (left + away) % identities
+    one, other = (
+        places[of] + spread[of, None] * draw.normal(size=(len(of), 8)) for of in (left, right)
+    )
+    scores = 1 / (1 + np.exp(np.mean((one - other) ** 2, axis=1) - 1.3))
+    names = np.array([f"{n:04}" for n in range(identities)])
+    images = np.arange(same + different).astype(str)
+    pairs = PairAnswers(images, images, names[left], names[right], (left == right).astype(np.int64),
+                        (scores >= 0.5).astype(np.int64), scores)  # fmt: skip
+    return VerificationPredictions(pairs, {})
+
+
+@pytest.mark.parametrize(("identities", "same", "different"), [(300, 150, 150), (20, 300, 300)])
+def test_variances_of_pairs_are_those_of_new_classes(identities, same, different):
+    """From one pair of two classes each to thirty."""
+    draw = np.random.default_rng(0)
+    metrics, variances = [], []
+    for _ in range(400):
+        run = draw_test_set(draw, identities, same, different)
+        found = contributions(run)
+        metrics.append([verification_metrics(run)[name] for name in found])
+        variances.append([of.values.var(ddof=1) / len(of.values) for of in found.values()])
+    ratios = np.mean(variances, axis=0) / np.var(metrics, axis=0, ddof=1)
+    accuracy, auc, eer = ratios.tolist()  # their standard error is 0.07
+    assert 0.85 <= accuracy <= 1.4
+    assert 0.85 <= auc <= 1.3
+    assert 0.85 <= eer <= 1.7
+
+
+@pytest.mark.parametrize(("classes", "count", "ways"), [(200, 80, 5), (20, 80, 5)])
+def test_variances_of_episodes_are_those_of_new_classes(classes, count, ways):
+    draw = np.random.default_rng(0)
+    metrics, variances = [], []
+    for _ in range(300):
+        places = draw.normal(size=(classes, 3))
+        spread = 0.4 * np.exp(draw.normal(0, 0.3, classes))
+        chosen = draw.random((count, classes)).argsort(axis=1)[:, :ways]
+        shown, asked = (
+            places[chosen] + spread[chosen][..., None] * draw.normal(size=(count, ways, 3))
+            for _ in range(2)
+        )
+        away = np.sum((asked[:, :, None] - shown[:, None]) ** 2, axis=-1)
+        answers = EpisodeAnswers(
+            np.repeat(np.arange(count), ways).astype(str),
+            np.arange(count * ways).astype(str),
+            chosen.ravel().astype(str),
+            np.tile(np.arange(ways), count),
+            away.argmin(axis=2).ravel(),
+        )
+        run = VerificationPredictions(no_pairs(), {"drawn": answers})
+        (found,) = contributions(run).values()
+        metrics.append(found.values.mean())
+        variances.append(found.values.var(ddof=1) / len(found.values))
+    assert 0.75 <= np.mean(variances) / np.var(metrics, ddof=1) <= 1.5  # standard error 0.08
 
 
 # --- the file

@@ -8,7 +8,9 @@ import torch
 
 from pipeline import check, recipes
 from pipeline.models import weights
+from pipeline.models.cut import block_ends
 from pipeline.params import Augmentation
+from pipeline.training.budget import Budget
 from pipeline.training.loop import fit
 from pipeline.training.phase import Phase
 from tests.digits import make_run
@@ -55,6 +57,12 @@ def equal(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+def images_seen(results, kept=1):
+    """Images of all phases; one head was trained of those that each get a kept encoder."""
+    after = [result for result in results if result.phase in ("head", "release")]
+    return sum(r.images_seen for r in results) + (kept - 1) * sum(r.images_seen for r in after)
+
+
 @pytest.fixture(params=METHODS)
 def recipe(request):
     return quick(request.param)
@@ -84,6 +92,21 @@ def test_it_trains_and_says_what_it_did(recipe):
         assert 1 <= result.chosen_epoch <= epochs
     done = sum(len(result.history) for result in results)
     assert done <= max(1, recipe.epochs_in_all()) or recipe.recipe == "layerwise"
+
+
+@pytest.mark.parametrize(("passes", "augmentation"), [(9, None), (14, SHIFTED)])
+def test_a_matched_budget_is_used_to_the_image(recipe, passes, augmentation):
+    run = make_run(augmentation=augmentation, pairs=isinstance(recipe, recipes.Breakdown))
+    budget = Budget(passes, "mine", len(block_ends(run.network)) + 1, run.passes_of_pairs)
+    results = [fit(phase, run.device, "fp32") for phase in phases_of(recipe.matched(budget), run)]
+    if results[0].phase == "solve":
+        assert images_seen(results) == len(run.train)
+        return
+    kept = recipe.encoder.keep if isinstance(recipe, recipes.Breakdown) else 1
+    over = 0  # what a sampler of whole classes leaves out of a batch or adds to it
+    if not recipe_draws_each_image_once(recipe):
+        over = len(results[0].history) * run.training.batch_size
+    assert abs(images_seen(results, kept) - passes * len(run.train)) <= over
 
 
 @pytest.mark.parametrize("augmentation", [None, SHIFTED], ids=["plain", "augmented"])

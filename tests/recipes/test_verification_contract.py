@@ -9,11 +9,12 @@ from pipeline import recipes
 from pipeline.models import weights
 from pipeline.models.pairs import Verifier
 from pipeline.params import Augmentation
+from pipeline.training.budget import Budget
 from pipeline.training.loop import fit
 from pipeline.training.phase import Phase
 from tests.digits import make_run
 from tests.recipes.test_contract import METHODS as CLASSIFIERS
-from tests.recipes.test_contract import equal, phases_of, state, with_rate
+from tests.recipes.test_contract import equal, images_seen, phases_of, state, with_rate
 
 SHIFTED = Augmentation(rotation=10, shift=0.1)
 EPOCHS = 2
@@ -107,6 +108,32 @@ def test_it_trains_and_says_what_it_did(recipe):
     done = sum(len(result.history) for result in results if result.phase != "solve")
     kept = recipe.encoder.keep if recipe.recipe == "breakdown" else 1  # a head for each of them
     assert recipe.epochs_in_all() == done + (kept - 1) * EPOCHS
+
+
+@pytest.mark.parametrize("passes", [31])
+def test_a_matched_budget_is_used_as_nearly_as_whole_epochs_of_pairs_allow(recipe, passes):
+    run = make_run(pairs=True)
+    matched = recipe.matched(Budget(passes, "mine", 4, run.passes_of_pairs))
+    results = [fit(phase, run.device, "fp32") for phase in phases_of(matched, run)]
+    if results[0].phase == "solve":
+        assert images_seen(results) == len(run.train)
+        return
+    kept = matched.encoder.keep if isinstance(matched, recipes.Breakdown) else 1
+    last = results[-1]
+    one = last.images_seen / len(last.history)  # images of an epoch of pairs
+    assert one > len(run.train)
+    off = images_seen(results, kept) - passes * len(run.train)
+    per_class = getattr(getattr(recipe, "encoder", None), "per_class", None)
+    over = len(results[0].history) * run.training.batch_size if per_class else 0
+    # epochs of pairs differ by some images
+    assert abs(off) <= 1.1 * kept * one / 2 + over
+
+
+def test_an_epoch_of_pairs_counts_what_the_first_one_takes():
+    recipe = recipes.of(METHODS["siamese"] | {"epochs": 1, "batch_size": 7})
+    run = make_run(pairs=True)
+    (result,) = [fit(phase, run.device, "fp32") for phase in recipe.phases(run)]
+    assert run.passes_of_pairs(recipe) * len(run.train) == pytest.approx(result.images_seen)
 
 
 @pytest.mark.parametrize("augmentation", [None, SHIFTED], ids=["plain", "augmented"])

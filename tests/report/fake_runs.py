@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from pipeline.evaluation import diagnosis
+from pipeline.evaluation.diagnosis import Arrays, Diagnosis, Histogram, Layer
 from pipeline.params import Params
 from pipeline.records import (
     ANSWER_COLUMNS,
@@ -26,6 +29,8 @@ CLASSES = ("five", "six", "seven", "eight", "nine")
 SKILL = {"breakdown": 2.4, "finetune": 3.2, "scratch": 1.2, "siamese": 3.0, "features": 0.8}
 PEOPLE = [f"person {number}" for number in range(30)]
 TEST_IMAGES = 150
+SIDE = 8  # of the pictures, in pixels
+LAYERS = ("features.0", "features.3", "embedding", "classifier")
 # what stands here beside the usual phases is by the names of the methods
 PHASES = {
     "two_latents": {"encoder_1": 20, "encoder_2": 15, "head": 20},
@@ -38,6 +43,7 @@ PHASES = {
     "retrained_head": {"end_to_end": 30, "head": 20},
     "joint": {"joint": 45},
 }
+RECIPES = {"retrained_head": "retrained_head", "breakdown_finetune": "breakdown_finetune"}
 MANY_BREAKDOWNS = ("breakdown", "two_latents", "best_five", "breakdown_finetune")
 MANY_BASELINES = (
     *("finetune", "scratch", "layerwise", "features_linear", "features_svm", "features_knn"),
@@ -55,7 +61,8 @@ def fake_params(
 ) -> Params:
     """A whole params.yaml; what the report does not read is kept short."""
     methods = {
-        name: {"recipe": name.split("_")[0], "lr": 0.01} for name in (*breakdowns, *baselines)
+        name: {"recipe": RECIPES.get(name, name.split("_")[0]), "lr": 0.01}
+        for name in (*breakdowns, *baselines)
     }
     return Params.model_validate(
         {
@@ -74,6 +81,7 @@ def fake_params(
             },
             "training": {"batch_size": 16},
             "methods": methods,
+            "diagnostics": {"latent": None},
             "runtime": {"threads": 2},
         }
     )
@@ -83,18 +91,50 @@ def write_runs(
     params: Params, classes: Sequence[str] = CLASSES, diverged: Sequence[RunId] = ()
 ) -> None:
     """All files that ``evaluate`` reads, in the working directory."""
-    counts = dict.fromkeys(classes, 30)
+    sizes = {"train": 20, "val": 10, "test": 30}
     write_json(
         "prepared/summary.json",
         {
             "images": 60 * len(classes),
             "classes": len(classes),
-            "splits": {"test": {"images": TEST_IMAGES, "by_class": counts}},
+            "splits": {
+                name: {"images": size * len(classes), "by_class": dict.fromkeys(classes, size)}
+                for name, size in sizes.items()
+            },
+            "groups": 0,
+            "left_out": 0,
+            "identical_groups": 3,
             "labels_shuffled": False,
         },
     )
+    _write_images(classes)
     for run in runs_of(params.compare):
         write_run(run, run.method in params.compare.breakdowns, classes, run in diverged)
+
+
+def _write_images(classes: Sequence[str]) -> None:
+    """The test images as they are prepared: each class a shade of grey, each image its own."""
+    labels = np.arange(TEST_IMAGES) % len(classes)
+    noise = np.random.default_rng(7).integers(0, 60, (TEST_IMAGES, 1, SIDE, SIDE))
+    pixels = noise + (190 * labels // len(classes))[:, None, None, None]
+    packed = io.BytesIO()
+    np.save(packed, pixels.astype(np.uint8))
+    write_atomically("prepared/images.npy", packed.getvalue())
+    write_table(
+        "prepared/images.csv",
+        (
+            (row, name, label, classes[label], "test", "")
+            for row, (name, label) in enumerate(
+                zip(_names(classes, labels), labels.tolist(), strict=True)
+            )
+        ),
+        ("row", "image", "label", "class", "split", "group"),
+    )
+
+
+def _names(classes: Sequence[str], labels: Any) -> list[str]:
+    """The test images' names."""
+    return [f"{classes[label]}/image {row}.png" for row, label in enumerate(labels.tolist())]
 
 
 def verification_params(**more: Any) -> Params:
@@ -187,6 +227,8 @@ def write_run(
     picture = io.BytesIO()
     Image.new("RGB", (1126, 20 + run.seed), "grey").save(picture, "png")
     write_atomically(run.examples, picture.getvalue())
+    _write_gradients(run, breakdown, draw)
+    _write_diagnosis(run, skill, classes, draw)
     write_json(run.folder / "record.json", _record(run, breakdown, len(classes), diverged))
 
 
@@ -198,8 +240,8 @@ def _write_predictions(run: RunId, skill: float, classes: Sequence[str], draw: A
     write_table(
         run.predictions,
         (
-            (f"{classes[label]}/image {row}.png", label, int(p[row].argmax()), *p[row].tolist())
-            for row, label in enumerate(labels.tolist())
+            (name, int(labels[row]), int(p[row].argmax()), *p[row].tolist())
+            for row, name in enumerate(_names(classes, labels))
         ),
         ["image", "label", "predicted", *(f"p_{name}" for name in classes)],
     )
@@ -242,7 +284,95 @@ def _write_timings(run: RunId, breakdown: bool, draw: Any) -> None:
     if breakdown:
         write_json(run.folder / "encoder" / "timing.json", {"phases": first})
     write_json(run.folder / "timing.json", {"phases": [t for t in timings if t not in first]})
-    write_json(run.test_timing, {"phases": [timing("test", TEST_IMAGES)]})
+    tested = {"phases": [timing("test", TEST_IMAGES)], "one_image_seconds": 0.0012}
+    write_json(run.test_timing, tested)
+
+
+def _write_gradients(run: RunId, breakdown: bool, draw: Any) -> None:
+    """Of encoders the layers up to the latent, of heads the last; of what is solved for none."""
+    rows: list[tuple[Any, ...]] = []
+    for phase, epochs in phases_of(run, breakdown).items():
+        layers = LAYERS
+        if phase.startswith(("encoder", "head")):
+            layers = LAYERS[:3] if phase.startswith("encoder") else LAYERS[3:]
+        steep = 1.2 if phase.startswith("encoder") else 3.0
+        for epoch in range(1, epochs + 1) if phase != "solve" else ():
+            norms = np.exp(-epoch / 20) * steep ** np.arange(len(layers))
+            rows += [
+                (phase, epoch, layer, float(norm * draw.uniform(0.9, 1.1)))
+                for layer, norm in zip(layers, norms, strict=True)
+            ]
+    write_table(run.gradients, rows, ("phase", "epoch", "layer", "norm"))
+
+
+def _write_diagnosis(run: RunId, skill: float, classes: Sequence[str], draw: Any) -> None:
+    latents = draw.normal(size=(60, 4)).astype(np.float32)
+    labels = np.arange(60) % len(classes)
+    latents[np.arange(60), labels % 4] += 2 * skill
+    filters = draw.normal(size=(6, 1, 3, 3)).astype(np.float32)
+    arrays = Arrays(
+        latents,
+        labels,
+        np.array(_names(classes, labels)),
+        filters[:0] if run.method == "scratch" else filters,
+        filters + draw.normal(0, 0.3, filters.shape).astype(np.float32),
+    )
+    packed = io.BytesIO()
+    np.savez(packed, **{name: getattr(arrays, name) for name in Arrays.__dataclass_fields__})
+    write_atomically(run.latents, packed.getvalue())
+    write_json(run.diagnosis, asdict(_diagnosis(run, skill, classes is not PEOPLE, draw)))
+
+
+def _diagnosis(run: RunId, skill: float, probed: bool, draw: Any) -> Diagnosis:
+    """What a network of that skill might be like inside; in verification no probe is taken."""
+    right = float(1 - 0.4 / (1 + skill) - 0.02 * draw.random())
+    values = {
+        diagnosis.PROBE_TRAIN: 1.0 if probed else None,
+        diagnosis.PROBE_VAL: right if probed else None,
+        diagnosis.SEPARABLE: 0.9 if probed else None,
+        diagnosis.FISHER: skill * right,
+        diagnosis.DISTANCE_AUC: right,
+        diagnosis.DISTANCE_OVERLAP: 1 - right,
+        diagnosis.EFFECTIVE_RANK: 3.2,
+        diagnosis.SPREAD: 0.8,
+        diagnosis.TRAIN_ACCURACY: 1.0,
+        diagnosis.VAL_ACCURACY: right,
+        diagnosis.ACCURACY_GAP: 1 - right,
+        diagnosis.TRAIN_LOSS: 0.01,
+        diagnosis.VAL_LOSS: 2 * (1 - right),
+        diagnosis.LOSS_GAP: 2 * (1 - right) - 0.01,
+    }
+    edges = np.linspace(0, 2.5, 31).tolist()
+    near, far = (draw.poisson(_bump(edges, middle)).tolist() for middle in (0.6, 1.3 + skill / 9))
+    weights = np.linspace(-1, 1, 31).tolist()
+    layers = [
+        Layer(
+            layer,
+            weights,
+            None if run.method == "scratch" else draw.poisson(_bump(weights, 0.0)).tolist(),
+            draw.poisson(_bump(weights, 0.1)).tolist(),
+        )
+        for layer in LAYERS
+    ]
+    return Diagnosis(
+        latent="embedding",
+        dimension=4,
+        values=values,
+        collapsed=False,
+        cause="",
+        same=Histogram(edges, near),
+        different=Histogram(edges, far),
+        layers=layers,
+        parameters=12_345,
+        multiply_adds=67_890,
+        model_bytes=50_000,
+    )
+
+
+def _bump(edges: Sequence[float], middle: float) -> Any:
+    """Expected counts of a bell between the edges."""
+    centres = (np.array(edges[1:]) + np.array(edges[:-1])) / 2
+    return 60 * np.exp(-(((centres - middle) / 0.3) ** 2))
 
 
 def _record(run: RunId, breakdown: bool, classes: int, diverged: bool) -> dict[str, Any]:
@@ -274,7 +404,10 @@ def _record(run: RunId, breakdown: bool, classes: int, diverged: bool) -> dict[s
             }
             for phase, epochs in phases_of(run, breakdown).items()
         ],
-        "metrics": {"best/val_accuracy": 0.5 + run.seed / 10, "cost/images_seen": 4500},
+        "metrics": {
+            "best/val_accuracy": 0.5 + run.seed / 10,
+            "cost/images_seen": 4500 * len(phases_of(run, breakdown)),
+        },
         "inputs": inputs,
         "versions": {"python": "3.11.9", "torch": "2.15.0"},
         "device": "cpu",

@@ -160,6 +160,36 @@ def test_an_interval_has_the_fields_of_its_table():
     ]
 
 
+def test_a_verification_run_tells_what_its_classes_and_official_runs_add():
+    found = read(PAIRS, [*OFFICIAL, *DRAWN])
+    units = {metric: of.unit for metric, of in found.contributions.items()}
+    assert units == {
+        "test/accuracy": "class",
+        "test/roc_auc": "class",
+        "test/eer": "group of classes",
+        "test/official_accuracy": "official run",
+        "test/5_way_1_shot_accuracy": "class",
+    }
+    for metric, of in found.contributions.items():
+        assert of.values.mean() == pytest.approx(found.values[metric])
+    assert found.answers is None
+
+
+def test_a_classification_run_tells_what_its_images_add_and_its_answers():
+    params = fake_params(seeds=(0,))
+    write_runs(params)
+    path = RunId("finetune", 5, 0).predictions
+    found = scores.BY_TASK["classification"].read(path, params.compare)
+    assert set(found.contributions) == set(found.tested.metrics)
+    for metric, of in found.contributions.items():
+        assert of.values.mean() == pytest.approx(found.values[metric])
+    rows = [line.split(",") for line in path.read_text(encoding="utf-8").splitlines()[1:]]
+    answers = found.answers
+    expected = [(image, int(label), int(predicted)) for image, label, predicted, *_ in rows]
+    columns = (answers.images, answers.labels.tolist(), answers.predicted.tolist())
+    assert list(zip(*columns, strict=True)) == expected
+
+
 def test_classification_has_no_intervals_over_what_is_tested():
     params = fake_params(seeds=(0,))
     write_runs(params)

@@ -121,6 +121,7 @@ def make_params(compare: dict[str, Any], tracking: dict[str, Any]) -> Params:
             "compare": compare,
             "training": {"batch_size": 8},
             "methods": {name: {} for name in compare["breakdowns"] + compare["baselines"]},
+            "diagnostics": {"latent": None},
             "runtime": {"threads": 1},
             "tracking": tracking,
         }

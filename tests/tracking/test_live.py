@@ -8,6 +8,7 @@ import threading
 import time
 from typing import Any
 
+import psutil
 import pytest
 
 from pipeline.tracking import client as tracking
@@ -23,6 +24,12 @@ def phases(project: Project) -> list[Any]:
     client = tracking.open_client(project.store)
     found = client.get_experiment_by_name(tracking.PHASES)
     return list(client.search_runs([found.experiment_id])) if found else []
+
+
+def trained(run: Any) -> dict[str, float]:
+    """A run's metrics but those of the machine."""
+    metrics = run.data.metrics.items()
+    return {name: value for name, value in metrics if not name.startswith("system/")}
 
 
 def wait_for_phase(project: Project) -> Any:
@@ -44,7 +51,7 @@ def test_a_phase_is_followed(project: Project, monkeypatch: pytest.MonkeyPatch) 
         while not client.get_run(run_id).data.metrics and time.monotonic() < end:
             time.sleep(0.05)
         assert client.get_run(run_id).info.status == "RUNNING"
-        assert client.get_run(run_id).data.metrics == {"encoder/train/loss": 1.0}
+        assert trained(client.get_run(run_id)) == {"encoder/train/loss": 1.0}
         for step in (100, 150):
             followed.log(step, {"train/loss": 1 / step})
     (run,) = phases(project)
@@ -58,6 +65,31 @@ def test_a_phase_is_followed(project: Project, monkeypatch: pytest.MonkeyPatch) 
         (100, 0.01),
         (150, 0.02 / 3),
     ]
+
+
+def test_the_machine_is_watched(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "BATCH_SECONDS", 0.02)
+    monkeypatch.setattr(live, "SAMPLE_SECONDS", 0.05)
+    with Live(NAME, TAGS, {}, after=0):
+        wait_for_phase(project)
+        time.sleep(0.3)
+    (run,) = phases(project)
+    client = tracking.open_client(project.store)
+    history = client.get_metric_history(run.info.run_id, "system/system_memory_usage_megabytes")
+    assert [point.step for point in history] == list(range(len(history)))
+    assert len(history) >= 3
+    assert all(0 < point.value < psutil.virtual_memory().total / 1e6 for point in history)
+    assert 0 <= run.data.metrics["system/cpu_utilization_percentage"] <= 100
+
+
+def test_the_user_can_have_the_machine_unwatched(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "false")
+    with Live(NAME, TAGS, {}, after=0) as followed:
+        followed.log(10, {"train/loss": 0.5})
+    (run,) = phases(project)
+    assert run.data.metrics == {"encoder/train/loss": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -78,7 +110,7 @@ def test_how_a_phase_ends(project: Project, error: type[BaseException] | None, s
         phase()
     (run,) = phases(project)
     assert run.info.status == status
-    assert run.data.metrics == {"train/loss": 0.5}
+    assert trained(run) == {"train/loss": 0.5}
 
 
 @pytest.mark.parametrize("after", [None, 60.0])

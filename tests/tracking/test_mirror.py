@@ -17,8 +17,8 @@ from pipeline.colours import colour
 from pipeline.records import RunId, read_json, runs_of, write_history, write_json, write_table
 from pipeline.stages import publish as stage
 from pipeline.tracking import client as tracking
-from pipeline.tracking import mirror
-from pipeline.tracking.mirror import Summary
+from pipeline.tracking import entries, mirror, results
+from pipeline.tracking.mirror import Done
 from tests.tracking.conftest import (
     Project,
     environment,
@@ -30,6 +30,15 @@ from tests.tracking.conftest import (
 )
 
 FIRST = RunId("breakdown", 10, 0)
+RECORD = dict.fromkeys(("method", "shots", "seed", "recipe", "status", "device"), "") | {
+    "phases": []
+}
+DIAGNOSIS = {
+    "latent": "embedding", "dimension": 64, "collapsed": False, "cause": "",
+    "values": {"latent/spread": 0.5, "latent/probe_val_accuracy": None, "fit/loss_gap": 0.25},
+    "same": {}, "different": {}, "layers": [],
+    "parameters": 1200, "multiply_adds": 3400, "model_bytes": 5_000_000,
+}  # fmt: skip
 PUBLISH = """
 import json, sys
 from pathlib import Path
@@ -41,7 +50,7 @@ print(done.created, done.kept, done.replaced, "mlflow" in sys.modules, "torch" i
 """
 
 
-def publish(project: Project) -> Summary:
+def publish(project: Project) -> Done:
     return mirror.publish(project.params, project.root, project.store)
 
 
@@ -94,7 +103,9 @@ def check_a_run(project: Project) -> None:
     for name, value in finals.items():
         assert points(project, run, name) == [(0, value)]
     histories = {"encoder/train/loss", "encoder/val/loss", "train/loss", "val/loss", "val/accuracy"}
-    assert set(run.data.metrics) == histories | set(finals)
+    system = {"system/images_per_second", "system/peak_memory_mb"}
+    assert set(run.data.metrics) == histories | set(finals) | system
+    assert points(project, run, "system/peak_memory_mb") == [(150, 7), (300, 9)]
     assert run.info.end_time - run.info.start_time == 3000
     assert files(project, run) == [
         "encoder",
@@ -107,8 +118,11 @@ def check_a_run(project: Project) -> None:
 
 
 def check_tags(tags: dict[str, str]) -> None:
-    expected = {"method": "breakdown", "shots": "10", "seed": "0", "recipe": "breakdown",
-                "status": "finished", "device": "cpu", "mlflow.runColor": colour(0)}  # fmt: skip
+    expected = {
+        "kind": "result", "method": "breakdown", "shots": "10", "seed": "0",
+        "recipe": "breakdown", "status": "finished", "device": "cpu",
+        "mlflow.runColor": colour(0),
+    }  # fmt: skip
     assert {key: tags[key] for key in expected} == expected
     line = "- phase `head`: 3 epochs, 150 images seen; epoch 2 kept, by `val_loss`"
     assert line in tags["mlflow.note.content"].splitlines()
@@ -117,7 +131,7 @@ def check_tags(tags: dict[str, str]) -> None:
 
 
 def test_everything_is_there_and_a_second_time_changes_nothing(project: Project) -> None:
-    assert publish(project) == Summary(created=4, kept=0, replaced=0)
+    assert publish(project) == Done(created=4, kept=0, replaced=0)
     check_a_run(project)
     first = runs(project)
     assert set(first) == {
@@ -135,7 +149,7 @@ def test_everything_is_there_and_a_second_time_changes_nothing(project: Project)
     for forget in (False, True):  # what nothing has changed since, and a look into the store
         if forget:
             stamp.unlink()
-        assert publish(project) == Summary(created=0, kept=4, replaced=0)
+        assert publish(project) == Done(created=0, kept=4, replaced=0)
         assert {name: run.to_dictionary() for name, run in runs(project).items()} == {
             name: run.to_dictionary() for name, run in first.items()
         }
@@ -145,13 +159,19 @@ def test_a_changed_result_is_replaced_and_nothing_else(project: Project) -> None
     publish(project)
     before = runs(project)
     (project.root / FIRST.predictions).write_text("image,label,predicted,p_0\na.png,0,1,0.4\n")
-    assert publish(project) == Summary(created=0, kept=3, replaced=1)
+    assert publish(project) == Done(created=0, kept=3, replaced=1)
     after = runs(project)
     changed = {name for name, run in before.items() if after[name].info.run_id != run.info.run_id}
     assert changed == {"breakdown-n10-s0"}
 
 
-@pytest.mark.parametrize("file", ["history.csv", "model.safetensors", "record.json", "results.csv"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        *("history.csv", "model.safetensors", "record.json", "results.csv"),
+        *("gradients.csv", "diagnosis.json", "latents.npz"),
+    ],
+)
 def test_every_file_of_the_result_counts(project: Project, file: str) -> None:
     project.compare["seeds"] = [0]
     publish(project)
@@ -164,17 +184,21 @@ def test_every_file_of_the_result_counts(project: Project, file: str) -> None:
         write_table(project.root / "reports/results.csv", rows, header)
     elif file == "record.json":
         write_run(project.root, FIRST, device="gpu")
+    elif file == "diagnosis.json":
+        write_json(project.root / FIRST.diagnosis, DIAGNOSIS)
+    elif file == "latents.npz":
+        (project.root / FIRST.latents).write_bytes(b"latents")
     else:
         with (project.root / FIRST.folder / file).open("a") as opened:
             opened.write("head,9,999,1,1,1\n")
-    assert publish(project) == Summary(created=0, kept=1, replaced=1)
+    assert publish(project) == Done(created=0, kept=1, replaced=1)
 
 
 def test_another_configuration_is_a_run_beside_the_first(project: Project) -> None:
     project.compare["seeds"] = [0]
     publish(project)
     write_run(project.root, FIRST, parameters={"method": {"lr": 0.2}})
-    assert publish(project) == Summary(created=1, kept=1, replaced=0)
+    assert publish(project) == Done(created=1, kept=1, replaced=0)
     client = tracking.open_client(project.store)
     number = client.get_experiment_by_name(tracking.RESULTS).experiment_id
     named = client.search_runs([number], "tags.`mlflow.runName` = 'breakdown-n10-s0'")
@@ -183,7 +207,7 @@ def test_another_configuration_is_a_run_beside_the_first(project: Project) -> No
 
 def test_only_what_is_compared_and_there(project: Project) -> None:
     project.compare["seeds"] = [1, 2]
-    assert publish(project) == Summary(created=2, kept=0, replaced=0, missing=2)
+    assert publish(project) == Done(created=2, kept=0, replaced=0, missing=2)
     assert set(runs(project)) == {"breakdown-n10-s1", "finetune-n10-s1"}
 
 
@@ -223,7 +247,7 @@ def test_the_newest_first_is_the_order_of_the_comparison(project: Project) -> No
 
 def test_a_phase_without_a_chosen_epoch_says_so() -> None:
     phase = {"phase": "head", "epochs": 2, "images_seen": 1200, "chosen_epoch": 0}
-    assert mirror._phase_line(phase) == (
+    assert results._phase_line(phase) == (
         "- phase `head`: 2 epochs, 1,200 images seen; no epoch kept"
     )
 
@@ -234,7 +258,7 @@ def test_a_step_is_drawn_once(tmp_path: Path) -> None:
         {"phase": "head", "epoch": 1, "images_seen": 10, "train/loss": 0.5},
     ]
     write_history(tmp_path / "history.csv", rows)
-    assert mirror.history_points(tmp_path / "history.csv") == [("train/loss", 0.5, 10)]
+    assert results.history_points(tmp_path / "history.csv") == [("train/loss", 0.5, 10)]
 
 
 def test_encoders_stay_apart_and_heads_follow_one_another(tmp_path: Path) -> None:
@@ -246,7 +270,7 @@ def test_encoders_stay_apart_and_heads_follow_one_another(tmp_path: Path) -> Non
     ]  # fmt: skip
     write_history(tmp_path / "history.csv", rows)
     lines: dict[str, list[tuple[int, float]]] = {}
-    for name, value, step in mirror.history_points(tmp_path / "history.csv"):
+    for name, value, step in results.history_points(tmp_path / "history.csv"):
         lines.setdefault(name, []).append((step, value))
     assert lines == {
         "encoder_1/train/loss": [(10, 0.1), (20, 0.2)],
@@ -292,13 +316,13 @@ def test_scores_of_two_classes_are_published_and_those_of_single_classes_are_not
     rows = [("finetune", "all", 0, name, 0.5) for name in names]
     path = tmp_path / "results.csv"
     write_table(path, rows, ("method", "shots", "seed", "metric", "value"))
-    assert mirror.test_scores(path) == {RunId("finetune", "all", 0): dict.fromkeys(names[:3], 0.5)}
+    assert results.test_scores(path) == {RunId("finetune", "all", 0): dict.fromkeys(names[:3], 0.5)}
 
 
 def test_phases_of_one_name_cost_both(tmp_path: Path) -> None:
     phase = {"phase": "head", "seconds": 2, "peak_memory_mb": 3}
     write_json(tmp_path / FIRST.folder / "timing.json", {"phases": [phase, phase]})
-    assert mirror.costs(tmp_path, FIRST)["cost/train_seconds"] == 4.0
+    assert results.costs(tmp_path, FIRST)["cost/train_seconds"] == 4.0
 
 
 def test_models(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
@@ -316,10 +340,10 @@ def test_models(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     limit = "MLflow: models larger than tracking.max_model_mb (0.001 MB) left out: "
     assert capsys.readouterr().err == f"{limit}breakdown-n10-s0, finetune-n10-s0\n"
     project.tracking = {"models": "reference"}
-    assert publish(project) == Summary(created=0, kept=2, replaced=0)
+    assert publish(project) == Done(created=0, kept=2, replaced=0)
     assert with_model() == ["finetune-n10-s0"]
     project.tracking = {"models": "all"}
-    assert publish(project) == Summary(created=0, kept=2, replaced=0)
+    assert publish(project) == Done(created=0, kept=2, replaced=0)
     assert sorted(with_model()) == ["breakdown-n10-s0", "finetune-n10-s0"]
 
 
@@ -404,7 +428,7 @@ def test_an_interrupted_publish_leaves_nothing_for_long(
             publish(project)
     (half,) = runs(project).values()
     assert "config_key" not in half.data.tags and "publishing" in half.data.tags
-    assert publish(project) == Summary(created=4, kept=0, replaced=0)
+    assert publish(project) == Done(created=4, kept=0, replaced=0)
     assert half.info.run_id not in {run.info.run_id for run in runs(project).values()}
 
 
@@ -439,7 +463,7 @@ def test_doubles_of_raced_publishers_are_deleted(project: Project) -> None:
     client = tracking.open_client(project.store)
     marks = {key: run.data.tags[key] for key in ("config_key", "result_digest")}
     client.create_run(run.info.experiment_id, None, marks, "later")
-    assert publish(project) == Summary(created=0, kept=1, replaced=0)
+    assert publish(project) == Done(created=0, kept=1, replaced=0)
     assert [left.info.run_id for left in runs(project).values()] == [run.info.run_id]
 
 
@@ -547,10 +571,10 @@ def test_many_values_and_parameters(project: Project) -> None:
 
 
 def test_costs_without_memory_or_timing(tmp_path: Path) -> None:
-    assert mirror.costs(tmp_path, FIRST) == {}
+    assert results.costs(tmp_path, FIRST) == {}
     phase = {"phase": "head", "seconds": 2, "peak_memory_mb": None}
     write_json(tmp_path / FIRST.folder / "timing.json", {"phases": [phase]})
-    assert mirror.costs(tmp_path, FIRST) == {"cost/train_seconds": 2.0}
+    assert results.costs(tmp_path, FIRST) == {"cost/train_seconds": 2.0}
 
 
 def test_predicting_costs_apart_from_training(tmp_path: Path) -> None:
@@ -558,7 +582,7 @@ def test_predicting_costs_apart_from_training(tmp_path: Path) -> None:
     write_json(tmp_path / FIRST.folder / "timing.json", {"phases": [training]})
     test = {"phase": "test", "seconds": 0.5, "peak_memory_mb": 900}
     write_json(tmp_path / FIRST.test_timing, {"phases": [test]})
-    assert mirror.costs(tmp_path, FIRST) == {
+    assert results.costs(tmp_path, FIRST) == {
         "cost/train_seconds": 2.0, "cost/peak_memory_mb": 3.0, "cost/predict_seconds": 0.5,
     }  # fmt: skip
 
@@ -577,6 +601,77 @@ def test_what_predicting_cost_is_in_the_run(project: Project) -> None:
 def test_a_method_has_the_colour_of_the_report() -> None:
     names = [f"m{place}" for place in range(9)]
     params = make_params({**make_compare([], names, [0]), "reference": "m0"}, {})
-    job = mirror.Job(params, Path(), tracking.store(Path()), {}, "")
-    result = mirror.Result(RunId("m8", 10, 0), {}, {}, "", "")
-    assert mirror._changing_tags(job, result) == {"mlflow.runColor": colour(8)}
+    job = entries.Job(params, Path(), tracking.store(Path()), {}, "")
+    result = results.Result(RunId("m8", 10, 0), RECORD, {}, {}, "", "")
+    assert results.entry(job, result).changing["mlflow.runColor"] == colour(8)
+
+
+def test_what_the_network_is_like_inside_is_in_the_run(project: Project) -> None:
+    write_json(project.root / FIRST.diagnosis, DIAGNOSIS)
+    (project.root / FIRST.latents).write_bytes(b"latents")
+    gradients = [("encoder", 1, "conv1", 0.5)]
+    write_table(project.root / FIRST.gradients, gradients, ("phase", "epoch", "layer", "norm"))
+    rows = [
+        {"phase": phase, "epoch": 1, "images_seen": seen, "grad/first_to_last": ratio}
+        for phase, seen, ratio in (("encoder", 50, 2.0), ("head", 100, None), ("release", 150, 4.0))
+    ]
+    write_history(project.root / FIRST.folder / "history.csv", rows)
+    publish(project)
+    run = runs(project)[FIRST.name]
+    metrics = {
+        "latent/spread": 0.5, "fit/loss_gap": 0.25,
+        "cost/parameters": 1200, "cost/multiply_adds": 3400, "cost/model_mb": 5,
+    }  # fmt: skip
+    for name, value in metrics.items():
+        assert points(project, run, name) == [(0, value)]
+    assert "latent/probe_val_accuracy" not in run.data.metrics
+    assert points(project, run, "encoder/grad/first_to_last") == [(50, 2.0)]
+    assert points(project, run, "grad/first_to_last") == [(150, 4.0)]
+    assert run.data.tags["collapsed"] == "false"
+    looked = "- `latent/…` looks at `embedding`, 64 numbers an image"
+    assert run.data.tags["mlflow.note.content"].splitlines()[-1] == looked
+    assert "gradients.csv" in files(project, run)
+    kept = {str(FIRST.diagnosis), str(FIRST.latents)}
+    assert kept <= set(files(project, run, "predictions"))
+
+
+def test_a_collapsed_latent_is_said(project: Project) -> None:
+    fallen = DIAGNOSIS | {"collapsed": True, "cause": "a rectifier that died"}
+    write_json(project.root / FIRST.diagnosis, fallen)
+    publish(project)
+    tags = runs(project)[FIRST.name].data.tags
+    assert tags["collapsed"] == "true"
+    assert "**Collapsed latent:** a rectifier that died" in tags["mlflow.note.content"].splitlines()
+
+
+def test_a_broken_diagnosis_is_named(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    (project.root / FIRST.diagnosis).write_text("{")
+    stage.publish(project.params)
+    assert f"{FIRST.diagnosis}: Expecting" in capsys.readouterr().err
+
+
+def test_times_alone_make_no_other_run(project: Project) -> None:
+    publish(project)
+    test = {"phases": [{"phase": "test", "seconds": 0.5}], "one_image_seconds": 0.002}
+    write_json(project.root / FIRST.test_timing, test)
+    assert publish(project) == Done(created=0, kept=4, replaced=0)
+
+
+def test_what_one_image_costs(tmp_path: Path) -> None:
+    test = {"phases": [{"phase": "test", "seconds": 0.5}], "one_image_seconds": 0.002}
+    write_json(tmp_path / FIRST.test_timing, test)
+    assert results.costs(tmp_path, FIRST) == {"cost/predict_seconds": 0.5, "cost/one_image_ms": 2.0}
+
+
+def test_the_machine_s_values_stand_along_time(tmp_path: Path) -> None:
+    folder = tmp_path / FIRST.folder
+    phases = [
+        {"phase": "head", "seconds": 2.5, "images_seen": 50, "images_per_second": 20.0},
+        {"phase": "solve", "seconds": 0.5, "peak_memory_mb": 7, "images_per_second": None},
+    ]
+    write_json(folder / "encoder/timing.json", {"phases": [{"phase": "encoder"}]})
+    write_json(folder / "timing.json", {"phases": phases})
+    assert results.system_points(tmp_path, FIRST) == [
+        ("system/images_per_second", 20.0, 2500, 50),
+        ("system/peak_memory_mb", 7.0, 3000, 50),
+    ]

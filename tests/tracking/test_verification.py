@@ -12,7 +12,7 @@ from pipeline.params import Params
 from pipeline.records import RunId, read_json, runs_of, write_history, write_json, write_table
 from pipeline.tracking import client as tracking
 from pipeline.tracking import mirror
-from pipeline.tracking.mirror import Summary
+from pipeline.tracking.mirror import Done
 from tests.tracking.conftest import Project, make_compare, make_params, write_run
 
 SCORES = {
@@ -68,7 +68,7 @@ def write_verification_run(root: Path, run: RunId) -> None:
 def published(project: Project) -> dict[str, Any]:
     """Publish, and the store's runs by name."""
     done = mirror.publish(params_of(project), project.root, project.store)
-    assert done == Summary(created=2, kept=0, replaced=0)
+    assert done == Done(created=2, kept=0, replaced=0)
     client = tracking.open_client(project.store)
     number = client.get_experiment_by_name(tracking.RESULTS).experiment_id
     return {run.info.run_name: run for run in client.search_runs([number])}

@@ -9,15 +9,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pipeline import recipes, workspace
 from pipeline.data import splits
 from pipeline.data.batches import load_images, read_list
 from pipeline.data.sheet import Row, Tile, sheet
-from pipeline.models import architectures
 from pipeline.params import Params
 from pipeline.records import RunId, read_json, write_atomically, write_table
-from pipeline.training.phase import EVALUATION_BATCH
+from pipeline.tasks import diagnosis
+from pipeline.tasks.classification.diagnosis import look, place_in, watch
+from pipeline.tasks.diagnosis import Tested
 
 EXAMPLES = 8  # right and wrong
 
@@ -25,8 +27,8 @@ EXAMPLES = 8  # right and wrong
 @torch.no_grad()
 def write(
     params: Params, run: RunId, device: torch.device, test_list: Path, trials: Path
-) -> tuple[int, float]:
-    """Write the run's class probabilities of all test images."""
+) -> Tested:
+    """Write the run's class probabilities of all test images, and its diagnosis."""
     record = read_json(run.folder / "record.json")
     rows, labels = read_list(test_list)
     images = splits.read_images("prepared/images.csv").set_index("row")
@@ -34,13 +36,14 @@ def write(
     name = record["parameters"]["model"]["architecture"]
     network = recipes.trained(record, run.folder / "model.safetensors").to(device)
     loaded = load_images(workspace.IMAGES, rows, labels, device)
+    place = place_in(network, record, params.diagnostics.latent)
+
+    def classify(pixels: Tensor) -> tuple[Tensor, Tensor]:
+        latents, logits = watch(place, name, pixels)
+        return latents, logits.double().softmax(dim=1).cpu()
+
     started = time.perf_counter()
-    probabilities = torch.cat(
-        [
-            network(architectures.normalise(pixels, name)).double().softmax(dim=1).cpu()
-            for pixels in loaded.pixels.split(EVALUATION_BATCH)
-        ]
-    )
+    latents, probabilities = classify(loaded.pixels)
     seconds = time.perf_counter() - started
     predicted = probabilities.argmax(dim=1)
     header = ["image", "label", "predicted", *(f"p_{of}" for of in names)]
@@ -52,7 +55,11 @@ def write(
     write_atomically(run.examples, sheet(list(shown), EXAMPLES))
     right = (predicted.numpy() == labels).mean()
     print(f"{run.name}: {len(rows)} test images, accuracy {right:.4f}")
-    return len(rows), seconds
+    names_of_images = images["image"][rows].tolist()
+    found = look(run, record, network, place, loaded, latents, names_of_images)
+    diagnosis.write(run, record, network, found)
+    one = loaded.pixels[:1]
+    return Tested(len(rows), seconds, diagnosis.one_image_seconds(lambda: classify(one), device))
 
 
 def _examples(

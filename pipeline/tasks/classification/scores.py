@@ -10,6 +10,7 @@ import numpy as np
 from pipeline.errors import InputError
 from pipeline.evaluation.collect import (
     REMAKE,
+    Answers,
     ClassRecall,
     Scored,
     Tested,
@@ -17,6 +18,7 @@ from pipeline.evaluation.collect import (
     numbers,
     read_text_table,
 )
+from pipeline.evaluation.contributions import contributions
 from pipeline.evaluation.metrics import (
     BINARY,
     CLASS_RECALL,
@@ -61,7 +63,12 @@ def read(path: Path, compare: Compare) -> Scored:
             if (metric := f"{CLASS_RECALL}{name}") in values
         ),
     )
-    return Scored(values, tested)
+    return Scored(
+        values,
+        tested,
+        contributions(predictions, classes, positive, compare.beta),
+        Answers(tuple(names), labels, predictions.predicted),
+    )
 
 
 def intervals(compare: Compare) -> list[UnitInterval]:

@@ -15,9 +15,13 @@ from pipeline.data import splits
 from pipeline.data.batches import Trials, load_images, read_list, read_trials
 from pipeline.data.sheet import Row, Tile, sheet
 from pipeline.evaluation.decisions import answer_episodes
+from pipeline.evaluation.latents import Labelled
 from pipeline.models.pairs import Verifier
 from pipeline.params import Params
 from pipeline.records import ANSWER_COLUMNS, PAIRS, RunId, read_json, write_atomically, write_table
+from pipeline.tasks import diagnosis
+from pipeline.tasks.diagnosis import Tested
+from pipeline.tasks.verification.diagnosis import look
 from pipeline.tasks.verification.runs import encode, probabilities
 
 EXAMPLES = 6  # of each kind
@@ -26,8 +30,11 @@ Answer = tuple[str, int, int, int, int, float]  # episode, left, right, label, p
 
 def write(
     params: Params, run: RunId, device: torch.device, test_list: Path, trials: Path
-) -> tuple[int, float]:
-    """Write what the run says of the test pairs, at its own threshold, and of each query."""
+) -> Tested:
+    """Write what the run says of the test pairs, at its own threshold, and of each query.
+
+    And its diagnosis.
+    """
     record = read_json(run.folder / "record.json")
     rows, labels = read_list(test_list)
     network = recipes.trained(record, run.folder / "model.safetensors").to(device)
@@ -64,7 +71,16 @@ def write(
     shares = {name: np.mean([of[3] == of[4] for of in found]) for name, found in answers.items()}
     said = ", ".join(f"{len(answers[name])} {name} {of:.4f}" for name, of in shares.items())
     print(f"{run.name}: accuracy on {said}")
-    return len(rows), seconds
+
+    def answer() -> NDArray[np.float64]:
+        """Of one image, beside one that is known."""
+        one = encode(network, asked["architecture"], pixels[:1], asked["views"])
+        ends = np.zeros(1, np.int64), np.ones(1, np.int64)
+        return probabilities(network, torch.cat([encodings[:1], one]), *ends)
+
+    shown = Labelled(diagnosis.as_array(encodings), labels)
+    diagnosis.write(run, record, network, look(run, record, network, shown, names[0], answer))
+    return Tested(len(rows), seconds, diagnosis.one_image_seconds(answer, device))
 
 
 def _examples(answers: list[Answer], pixels: NDArray[np.uint8], threshold: float) -> Iterator[Row]:

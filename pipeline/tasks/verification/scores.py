@@ -21,6 +21,7 @@ from pipeline.evaluation.verification import (
     VerificationPredictions,
     accuracy_name,
     bootstrap,
+    contributions,
     read_predictions,
     verification_metrics,
 )
@@ -82,7 +83,7 @@ def read(path: Path, compare: Compare) -> Scored:
         _notes(answers, headline),
         examples=EXAMPLES if len(answers.pairs.labels) else "",
     )
-    return Scored({metric: values[metric] for metric in headline}, tested)
+    return Scored({metric: values[metric] for metric in headline}, tested, contributions(answers))
 
 
 def intervals(compare: Compare) -> list[UnitInterval]:

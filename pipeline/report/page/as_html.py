@@ -1,0 +1,40 @@
+"""The report as one HTML page: no script, no network, nothing beside it."""
+
+from __future__ import annotations
+
+import base64
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from pipeline.colours import colour
+from pipeline.report.figures import Panel
+from pipeline.report.page.contents import document
+from pipeline.report.page.report import Report
+
+
+def html(report: Report) -> str:
+    """The page as text. The same report gives the same bytes.
+
+    Raises:
+        InputError: as ``document``.
+    """
+    environment = Environment(
+        loader=PackageLoader("pipeline.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["base64"] = lambda data: base64.b64encode(data).decode()
+    environment.filters["inline"] = _inline
+    methods = report.compare.methods
+    return environment.get_template("page.html").render(
+        document=document(report),
+        colours={method: colour(index) for index, method in enumerate(methods)},
+    )
+
+
+def _inline(panel: Panel) -> Markup:
+    """A panel's drawing: drawn by us, and Matplotlib has escaped every text in it."""
+    return Markup(panel.inline)

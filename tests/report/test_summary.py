@@ -1,0 +1,55 @@
+import json
+
+import pytest
+
+from pipeline.report.summary import summary_table
+
+HEADER = (
+    "method,shots,metric,difference,low,high,p_value,p_adjusted,wins,n,verdict,population,error,df,"
+    "detectable,seeds_needed,sign_flip_p\n"
+)
+OPEN, ACCURACY = "no difference detected", "test/accuracy"
+
+
+def row(method, verdict, detectable="", needed="", population="both"):
+    return f"{method},10,{ACCURACY},0.1,,,,,0,3,{verdict},{population},,,{detectable},{needed},\n"
+
+
+@pytest.fixture
+def reports(tmp_path):
+    def write(*rows, low=0.9, high=0.95):
+        methods = ["reference", *(of.split(",")[0] for of in rows)]
+        results = "".join(f"{m},10,0,{ACCURACY},0.92\n" for m in methods)
+        (tmp_path / "results.csv").write_text("method,shots,seed,metric,value\n" + results)
+        found = {"10": {ACCURACY: {"mean": 0.92, "low": low, "high": high, "n": 3}}}
+        (tmp_path / "metrics.json").write_text(json.dumps(dict.fromkeys(methods, found)))
+        (tmp_path / "comparison.csv").write_text(HEADER + "".join(rows))
+        return summary_table(tmp_path).splitlines()
+
+    return write
+
+
+def test_the_heading_says_what_the_interval_speaks_of(reports):
+    assert reports(row("a", "worse"))[0] == (
+        "Test accuracy, mean over seeds and 95 % interval over new seeds and new test data"
+    )
+    assert reports(row("a", "worse", population="seeds"))[0].endswith("over new seeds")
+    assert reports(row("a", "worse", population="none"))[0] == "Test accuracy, mean over seeds"
+    assert reports()[0] == "Test accuracy, mean over seeds"
+
+
+def test_what_could_have_been_detected_stands_below(reports):
+    lines = reports(row("a", OPEN, 0.0323, 7), row("b", OPEN, 0.0211, 11), row("c", "worse", 0.3))
+    assert lines[-2:] == [
+        "No difference detected: one of 3.2 points would have been seen four times in five.",
+        "To see what would matter (compare.smallest_effect) takes 11 seeds.",
+    ]
+    assert reports(row("a", OPEN, 0.0323), row("b", OPEN, 0.02, 11))[-1].endswith(
+        "takes more test images, not just more seeds."
+    )
+    assert "detected" not in "\n".join(reports(row("a", "worse", 0.3)))
+
+
+def test_no_width_is_no_spread(reports):
+    assert "no spread" in reports(row("a", "worse"), low=0.92, high=0.92)[3]
+    assert "90.0 to 95.0" in reports(row("a", "worse"))[3]

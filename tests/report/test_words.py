@@ -1,0 +1,93 @@
+from pipeline.evaluation.statistics import Comparison, Contrast, Estimate
+from pipeline.report import words
+
+ACCURACY = "test/accuracy"
+
+
+def test_metrics_in_words():
+    assert words.title("test/5_way_1_shot_accuracy") == "5-way 1-shot accuracy"
+    assert words.column("test/20_way_5_shot_accuracy") == "20-way 5-shot"
+    assert words.column("test/official_accuracy") == "Official runs"
+    assert words.named("test/official_accuracy") == "one-shot accuracy on the official runs"
+    assert words.named("test/roc_auc") == "ROC AUC"
+    assert words.named(ACCURACY) == "test accuracy"
+    assert words.in_table("test/eer") == "EER"
+    assert words.in_table("test/nll") == "log loss"
+    assert words.episodes_of(ACCURACY) is None
+    assert [words.listed(["a", "b", "c"][:n]) for n in (1, 2, 3)] == ["a", "a and b", "a, b and c"]
+
+
+def test_numbers_in_words():
+    assert words.difference(ACCURACY, -0.0124) == "−1.2"
+    assert words.difference(ACCURACY, 0.006) == "+0.6"
+    assert words.difference(ACCURACY, -0.0001) == "0.0"
+    assert words.difference("test/nll", -0.0124) == "−0.012"
+    assert words.value(ACCURACY, 0.93449) == "93.4"
+    assert words.interval(ACCURACY, Estimate(0.95, 0.88, 1.02, 3)) == "88.0 to 100.0"
+    assert words.interval("test/nll", Estimate(1.5, -0.1, 3.1, 3)) == "0.000 to 3.100"
+    assert [words.p_value(p) for p in (0.0, 0.0123, 0.123, 1.0, None)] == [
+        *("< 0.001", "0.012", "0.12", "1", "–"),
+    ]
+    assert words.count(1234567) == "1\u202f234\u202f567"
+    assert [words.seconds(s) for s in (None, 0.0, 0.0251, 3.44, 99.94, 1234.5)] == [
+        *("–", "0.0", "0.025", "3.4", "99.9", "1\u202f234"),
+    ]
+    assert [words.epoch_of(*of) for of in (([], []), ([3], [20]), ([3, 4], [5, 7]))] == [
+        *("–", "3 of 20", "3.5 of 6"),
+    ]
+
+
+def test_an_interval_of_no_width_is_no_spread():
+    assert words.interval(ACCURACY, Estimate(0.655, 0.655, 0.655, 3)) == "no spread"
+    assert words.interval(ACCURACY, Estimate(0.655, None, None, 1)) == "–"
+    assert words.difference_interval(ACCURACY, 0.0, 0.0) == "no spread"
+    assert words.difference_interval(ACCURACY, -0.03, 0.006) == "−3.0 to +0.6"
+
+
+def test_numbers_of_images_in_words():
+    assert words.budgets([1]) == "1 image a class"
+    assert words.budgets([5, 20]) == "5 and 20 images a class"
+    assert words.budgets([5, 10, "all"]) == "5 and 10 images a class and all training images"
+    assert words.budgets(["all"]) == "all training images"
+
+
+def test_test_units_in_words():
+    assert words.units(1, "image") == "1 test image"
+    assert words.units(1200, "class") == "1\u202f200 test classes"
+    assert words.population("both", ["official run"]) == "new seeds and new official runs"
+    assert words.population("both", ["image", "class", "image"]) == (
+        "new seeds, new test images and new test classes"
+    )
+    assert words.population("units", ["image"]).startswith("new test images for these trained")
+    assert words.population("seeds", ["image"]) == "new seeds on this test set alone"
+
+
+def row_of(**found):
+    usual = {"difference": -0.012, "low": -0.03, "high": 0.006, "p_value": 0.1, "wins": 1, "n": 3}
+    comparison = Comparison(**(usual | found))
+    return Contrast("breakdown", 10, ACCURACY, comparison, 0.12, "no difference detected")
+
+
+def test_findings_in_words():
+    said = words.finding(row_of(), "finetune").replace(words.FIXED, " ")
+    assert said == (
+        "breakdown vs finetune: −1.2 points (95 % interval −3.0 to +0.6, adjusted p = 0.12, "
+        "1 of 3 seeds won)"
+    )
+    one = Contrast("b", 10, ACCURACY, Comparison(0.01, None, None, None, 1, 1), None, "better")
+    assert words.finding(one, "a") == "b vs a: +1.0 points (1 seed)"
+
+
+def test_what_could_have_been_detected_in_words():
+    found = row_of(detectable=0.0323, seeds_needed=11)
+    assert words.resolution(found, 0.02, "image") == (
+        "Detectable: 3.2 points. To detect 2.0 points: 11 seeds."
+    )
+    assert words.resolution(row_of(detectable=0.012, seeds_needed=2), 0.02, "image").endswith(
+        "To detect 2.0 points: 2 seeds (there are 3)."
+    )
+    assert words.resolution(row_of(detectable=1.3, seeds_needed=None), 0.02, "class") == (
+        "Detectable: more than 100\u00a0points. "
+        "More seeds alone would not detect 2.0 points: more test classes are needed."
+    )
+    assert words.resolution(row_of(), 0.02, "image") == ""

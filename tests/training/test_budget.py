@@ -1,0 +1,152 @@
+"""The matched budget: shares in whole epochs, and the least that is enough."""
+
+import re
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import check, recipes
+from pipeline.errors import InputError
+from pipeline.training.budget import Budget, apportion, one_or_list, passes_of, recorded_training
+from tests.recipes.test_contract import METHODS
+from tests.recipes.test_verification_contract import METHODS as VERIFYING
+from tests.test_params import DEFAULT
+
+BLOCKS_OF = METHODS | {f"{name} of pairs": block for name, block in VERIFYING.items()}
+ALL = {name: recipes.of(block) for name, block in BLOCKS_OF.items()}
+EPOCHS = {name: recipe for name, recipe in ALL.items() if recipe.epochs_in_all()}
+BLOCKS = 4
+
+
+def budget(passes, of_pairs=1.0):
+    return Budget(passes, "mine", BLOCKS, lambda settings: of_pairs)
+
+
+def default(passes=None, kind="own"):
+    params = check.load(DEFAULT, files=False)
+    training = params.training.model_copy(update={"passes": passes})
+    compare = params.compare.model_copy(update={"budget": kind})
+    return params.model_copy(update={"training": training, "compare": compare})
+
+
+weights = st.lists(st.integers(1, 200), min_size=1, max_size=6)
+
+
+@given(weights, st.integers(0, 500))
+def test_shares_sum_to_the_total_and_are_within_one_of_their_quotas(given_weights, more):
+    total = sum(given_weights) + more  # so that no quota is below one
+    found = apportion(total, given_weights)
+    assert sum(found) == total
+    for share, weight in zip(found, given_weights, strict=True):
+        assert abs(share - Fraction(total * weight, sum(given_weights))) < 1
+
+
+@given(weights, st.data())
+def test_no_share_is_below_its_least(given_weights, data):
+    least = data.draw(st.lists(st.integers(1, 9), min_size=len(given_weights),
+                               max_size=len(given_weights)))  # fmt: skip
+    total = sum(least) + data.draw(st.integers(0, 50))
+    found = apportion(total, given_weights, least)
+    assert sum(found) == total
+    assert all(share >= low for share, low in zip(found, least, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("total", "asked", "least", "found"),
+    [
+        (120, [60, 60], None, [60, 60]),
+        (7, [1, 1], None, [4, 3]),  # of equal remainders the earlier
+        (10, [3, 2, 1], None, [5, 3, 2]),
+        (10, [98, 1, 1], None, [8, 1, 1]),
+        (10, [98, 1, 1], [1, 1, 4], [5, 1, 4]),
+        (3, [5, 5, 5], None, [1, 1, 1]),
+    ],
+)
+def test_shares_by_hand(total, asked, least, found):
+    assert apportion(total, asked, least) == found
+
+
+def test_equal_epochs_are_one_number():
+    assert one_or_list([3, 3]) == 3 and one_or_list([3]) == 3 and one_or_list([3, 2]) == [3, 2]
+
+
+@pytest.mark.parametrize("name", EPOCHS)
+@pytest.mark.parametrize("passes", [20, 41, 1000])
+def test_all_epochs_together_are_the_passes(name, passes):
+    found = EPOCHS[name].matched(budget(passes))
+    assert found.epochs_in_all() == passes
+    assert recipes.of(found.model_dump()) == found  # its keys still go together
+    in_fives = EPOCHS[name].matched(budget(passes, 5.0)).model_dump()
+    if EPOCHS[name].recipe == "siamese":
+        assert in_fives["epochs"] == round(passes / 5)
+    elif EPOCHS[name].task == "verification":
+        assert in_fives["head"]["epochs"] == pytest.approx(
+            found.model_dump()["head"]["epochs"] / 5, abs=0.5
+        )
+        assert in_fives["encoder"] == found.model_dump()["encoder"]
+
+
+def test_the_default_methods_are_matched_to_120_passes_as_they_stand():
+    params = default()
+    for method, block in params.methods.items():
+        recipe = recipes.of(block)
+        assert recipe.matched(budget(120)) == recipe, method
+
+
+def test_what_is_solved_in_closed_form_stays():
+    for name in ALL.keys() - EPOCHS.keys():
+        assert ALL[name].matched(budget(1)) == ALL[name]
+
+
+@pytest.mark.parametrize("one", [1.0, 3.7])
+@pytest.mark.parametrize("name", EPOCHS)
+def test_too_few_passes_name_the_least_that_are_enough(name, one):
+    with pytest.raises(InputError) as error:
+        EPOCHS[name].matched(budget(0, one))
+    least = int(re.search(r"give (\d+) or more", str(error.value))[1])
+    EPOCHS[name].matched(budget(least, one))
+    with pytest.raises(InputError, match=f"methods.mine, .* give {least} or more"):
+        EPOCHS[name].matched(budget(least - 1, one))
+
+
+def test_the_encoder_does_not_hang_on_the_head():
+    for name in ("breakdown", "breakdown_supcon", "breakdown_parts"):
+        block = METHODS[name]
+        encoders = [
+            recipes.of(block | {"head": block["head"] | {"epochs": epochs}})
+            .matched(budget(50))
+            .encoder
+            for epochs in (1, 7, 300)
+        ]
+        assert encoders[0] == encoders[1] == encoders[2]
+
+
+def test_each_kept_encoder_gets_its_head_s_share():
+    supcon = EPOCHS["breakdown_supcon"].matched(budget(100))
+    assert supcon.encoder.keep == 3
+    assert (supcon.encoder.epochs, supcon.head.epochs) == (100 - 3 * 16, 16)
+    finetuned = EPOCHS["breakdown_finetune"].matched(budget(14))
+    assert finetuned.encoder.epochs == 7
+    assert (finetuned.head.epochs, finetuned.head.release.epochs) == (5, 2)
+
+
+def test_rounds_are_the_network_s_blocks_and_resolved():
+    recipe = recipes.of({"recipe": "layerwise", "epochs": [1, 3], "lr": [0.1, 0.01]})
+    found = recipe.matched(budget(20))
+    assert (found.rounds, found.epochs, found.lr) == (BLOCKS, [2, 6, 6, 6], [0.1, 0.01])
+    three = recipe.model_copy(update={"rounds": 3}).matched(budget(21))
+    assert (three.rounds, three.epochs) == (3, [3, 9, 9])
+
+
+def test_an_own_budget_has_no_passes_and_a_matched_one_needs_them():
+    assert passes_of(default()) is None and passes_of(default(passes=9)) is None
+    assert passes_of(default(9, "matched")) == 9
+    with pytest.raises(InputError, match=r"^params.yaml: training.passes: is null, but"):
+        passes_of(default(None, "matched"))
+
+
+def test_a_record_has_the_passes_where_they_count():
+    assert "passes" not in recorded_training(default(passes=9))
+    assert recorded_training(default(9, "matched"))["passes"] == 9
