@@ -4,8 +4,8 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONPATH := $(CURDIR)
-# all but the experiment, mean accuracies, learning rates, margins and what is compared
-EXP_COLUMNS = (?!Experiment|.*accuracy\.mean|methods\..*\.(lr|margin_different)|compare\.(shots|seeds)).*
+# all but the experiment, mean accuracies, learning rates, margins, what is compared and the budget
+EXP_COLUMNS = (?!Experiment|.*accuracy\.mean|methods\..*\.(lr|margin_different)$$|compare\.(shots|seeds|budget)$$).*
 .DEFAULT_GOAL := repro
 .PHONY: repro env test check format lock ui exps prune config
 

@@ -24,6 +24,7 @@ from pipeline.params import (
     read,
     walk,
 )
+from pipeline.training.budget import NO_PASSES
 
 if TYPE_CHECKING:
     from torch import nn
@@ -94,12 +95,7 @@ def load(path: Path | str = PARAMS_FILE, files: bool = True) -> Params:
     _check_data(params, source)
     _check_task(params, source)
     _check_compare(params, source)
-    if params.compare.budget == "matched" and params.training.passes is None:
-        problem = (
-            "is null, but compare.budget is matched; give the images that count for each training "
-            "image, such as the epochs of the longest method"
-        )
-        raise source.error(("training", "passes"), problem)
+    _check_budget(params, source)
     _check_weights(params, source)
     if files:
         _check_files(params, source)
@@ -287,6 +283,17 @@ def _check_compare(params: Params, source: Source) -> None:
             who = "verification" if params.task == "verification" else "a breakdown"
             problem = f"one image a class makes no pair of one class, which {who} needs; "
             raise source.error((*at, "shots"), f"{problem}use 2 or more")
+
+
+def _check_budget(params: Params, source: Source) -> None:
+    """Refuse a matched budget without a number, and compared recipes that do not match it."""
+    if params.compare.budget == "own":
+        return
+    if params.training.passes is None:
+        raise source.error(("training", "passes"), NO_PASSES)
+    for method in params.compare.methods:
+        if problem := recipes.of(params.methods[method]).unmatched():
+            raise source.error(("methods", method, "recipe"), problem)
 
 
 def _check_weights(params: Params, source: Source) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline import check, recipes
+from pipeline import check, recipes, workspace
 from pipeline.errors import InputError, command
 from pipeline.params import Params, nearest
 from pipeline.records import RunId, write_table
@@ -107,14 +107,17 @@ def find_phase(params: Params, run: RunId, name: str | None) -> tuple[Phase, tor
     """A phase of a method, ready to train; those before it are trained in full first.
 
     Raises:
-        InputError: there is no such phase, or it is solved in closed form.
+        InputError: there is no such phase, or it is solved in closed form; a matched budget is too
+            small.
     """
-    recipe = recipes.of(params.methods[run.method])
-    is_breakdown = isinstance(recipe, recipes.Breakdown)
+    asked = recipes.of(params.methods[run.method])
+    is_breakdown = isinstance(asked, recipes.Breakdown)
 
     def load() -> Run:
-        return runs.BY_TASK[params.task].load(params, run, recipe, pairs=is_breakdown)[0]
+        return runs.BY_TASK[params.task].load(params, run, asked, pairs=is_breakdown)[0]
 
+    made = load()
+    recipe = workspace.within_budget(params, asked, made)
     if name is not None:  # known before any phase is trained
         known = [phase.name for phase in _phases(recipe, load())]
         if name not in known:
@@ -122,7 +125,6 @@ def find_phase(params: Params, run: RunId, name: str | None) -> tuple[Phase, tor
                 f"command line: --phase: methods.{run.method} has no phase '{name}'; "
                 f"{nearest(name, known)}"
             )
-    made = load()
     for phase in _phases(recipe, made):
         if name in (None, phase.name):
             if isinstance(phase, Solve):

@@ -165,8 +165,8 @@ class Training(Block):
     """What all methods share.
 
     ``batch_size`` auto is about a tenth of the training images, as a power of two from 8 to 128.
-    ``passes`` counts only with ``compare.budget: matched``: images through the network for each
-    training image, over all phases of a run.
+    ``passes`` counts only with ``compare.budget: matched``: images seen for each training image,
+    over all phases of a run.
     """
 
     batch_size: BatchSize | Literal["auto"]
@@ -308,8 +308,8 @@ class Compare(Block):
 
     ``positive`` (a class, else the last) and ``beta`` are those of precision, recall and F-beta,
     which sets of two classes get. ``smallest_effect`` is the smallest difference of the primary
-    metric that would matter to the user. ``budget`` matched lets every method pass
-    ``training.passes`` images through the network for each training image.
+    metric that would matter to the user. ``budget`` matched lets every method see
+    ``training.passes`` images for each training image.
     """
 
     breakdowns: list[str]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline import check, recipes
 from pipeline.errors import command
-from pipeline.params import PARAMS_FILE, Block, Params
+from pipeline.params import PARAMS_FILE, Block, Optimizer, Params
+from pipeline.recipes.breakdown import Encoder
 from pipeline.records import PAIRS, RunId, read_json, runs_of
 from pipeline.training.budget import Budget, passes_of
+from pipeline.training.losses.samplers import class_batch
 
 STAGE_SECONDS = 5.0  # a stage's start and end: imports, reading, writing
 TRAINING = ("encoder", "head", "baseline")
@@ -37,6 +39,14 @@ class Counts:
     classes: int
     pairs: dict[str, int]
     listed: int = 0
+
+
+class Drawn(NamedTuple):
+    """Training images of a run, their classes and pairs; in verification with their turns."""
+
+    images: int
+    classes: int
+    pairs: int
 
 
 def stale_runs(params: Params) -> list[RunId]:
@@ -112,19 +122,20 @@ def recipe_of(params: Params, run: RunId, counts: Counts) -> recipes.Recipe:
     """A run's recipe, with about the epochs that a matched budget gives it.
 
     Raises:
-        InputError: the budget is not given or too small.
+        InputError: the budget is not given or too small, or the recipe does not say how it is
+            matched.
     """
     recipe, passes = recipes.of(params.methods[run.method]), passes_of(params)
     if passes is None:
         return recipe
-    images, pairs = _training(params, run, counts)
-    data = params.data
+    drawn, data = _drawn(params, run, counts), params.data
     return recipe.matched(
         Budget(
             passes,
             run.method,
             _blocks(params.model.architecture, data.channels, data.image_size),
-            lambda settings: _pass_of_pairs(params, settings, images, pairs) / max(1, images),
+            lambda settings: _pass_of_pairs(params, settings, drawn) / max(1, drawn.images),
+            _of_classes(params, run.method, drawn),
         )
     )
 
@@ -137,28 +148,29 @@ def image_passes(params: Params, run: RunId, counts: Counts) -> int:
     images are augmented.
     """
     recipe = recipe_of(params, run, counts)
-    epochs = recipe.epochs_in_all()
-    images, pairs = _training(params, run, counts)
+    drawn = _drawn(params, run, counts)
+    epochs, images = recipe.epochs_in_all(), drawn.images
+    surplus = _surplus(recipe, images, _of_classes(params, run.method, drawn))
     if params.task == "classification":
-        return images * max(1, epochs)
+        return images * max(1, epochs) + surplus
     if not isinstance(recipe, recipes.Breakdown):
-        return epochs * _pass_of_pairs(params, recipe, images, pairs) or images
+        return epochs * _pass_of_pairs(params, recipe, drawn) or images
     kept = _encoders(params.methods[run.method])
     on_head = kept * getattr(recipe.head, "epochs", 0)
-    on_encoder = (epochs - on_head) * images
+    on_encoder = (epochs - on_head) * images + surplus
     if params.training.augmentation.off:
         return on_encoder + kept * images
-    return on_encoder + on_head * _pass_of_pairs(params, recipe.head, images, pairs)
+    return on_encoder + on_head * _pass_of_pairs(params, recipe.head, drawn)
 
 
-def _training(params: Params, run: RunId, counts: Counts) -> tuple[int, int]:
-    """Training images of a run and its training pairs, in verification with their turns."""
-    drawn = counts.training if run.shots == "all" else int(run.shots) * counts.classes
-    drawn = min(drawn, counts.training)
+def _drawn(params: Params, run: RunId, counts: Counts) -> Drawn:
+    """What a run is trained on."""
+    images = counts.training if run.shots == "all" else int(run.shots) * counts.classes
+    images = min(images, counts.training)
     made = counts.pairs.get(f"shots-{run.shots}/seed-{run.seed}")
-    pairs = made or counts.listed or drawn * params.pairs.per_image
+    pairs = made or counts.listed or images * params.pairs.per_image
     turns = params.training.augmentation.turns_as_classes  # 1 in classification
-    return drawn * turns, pairs * turns
+    return Drawn(images * turns, counts.classes * turns, pairs * turns)
 
 
 @functools.cache
@@ -172,18 +184,49 @@ def _blocks(architecture: str, channels: int, image_size: int) -> int:
     return len(block_ends(network)) + 1
 
 
-def _pass_of_pairs(params: Params, block: Block, images: int, pairs: int) -> int:
+def _pass_of_pairs(params: Params, block: Block, drawn: Drawn) -> int:
     """Different images in each batch of pairs, summed over an epoch.
 
     Where all N images are as likely in a pair, B pairs have ``N (1 - (1 - 1 / N)^(2 B))`` of them
     on average.
     """
-    from pipeline.data.batches import auto_batch_size, batch_count
+    from pipeline.data.batches import batch_count
 
-    size = getattr(block, "batch_size", None) or params.training.batch_size
-    batches = batch_count(pairs, auto_batch_size(images) if size == "auto" else size)
-    missed = (1 - 1 / max(1, images)) ** (2 * pairs / batches)  # the share not in a batch
-    return round(batches * images * (1 - missed))
+    batches = batch_count(drawn.pairs, _batch_size(params, block, drawn))
+    missed = (1 - 1 / max(1, drawn.images)) ** (2 * drawn.pairs / batches)  # share not in a batch
+    return round(batches * drawn.images * (1 - missed))
+
+
+def _of_classes(params: Params, method: str, drawn: Drawn) -> Callable[[Optimizer, int], float]:
+    """See ``pipeline.training.budget.Budget.of_classes``."""
+
+    def passes(settings: Optimizer, per_class: int) -> float:
+        from pipeline.data.batches import batch_count
+
+        size = _batch_size(params, settings, drawn)
+        where = f"methods.{method}.encoder.per_class"
+        together, each = class_batch(drawn.classes, size, per_class, where)
+        return batch_count(drawn.images, size) * together * each / max(1, drawn.images)
+
+    return passes
+
+
+def _surplus(
+    recipe: recipes.Recipe, images: int, of_classes: Callable[[Optimizer, int], float]
+) -> int:
+    """Images that epochs of ``per_class`` a class count beyond every image once, in all."""
+    encoder = getattr(recipe, "encoder", None)
+    if not isinstance(encoder, Encoder):
+        return 0
+    parts = zip(encoder.passes_of_parts(of_classes), encoder.epochs_of_parts(), strict=True)
+    return round(images * sum((passes - 1) * epochs for passes, epochs in parts))
+
+
+def _batch_size(params: Params, block: Block, drawn: Drawn) -> int:
+    from pipeline.data.batches import auto_batch_size
+
+    size: int | str = getattr(block, "batch_size", None) or params.training.batch_size
+    return auto_batch_size(drawn.images) if isinstance(size, str) else size
 
 
 def _encoders(block: dict[str, Any]) -> int:

@@ -9,9 +9,10 @@ figure, so the metrics of the test split are refused.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -22,16 +23,17 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from pydantic import ValidationError
 
-from pipeline import check, recipes
+from pipeline import check, plan, recipes
 from pipeline.colours import colour
 from pipeline.errors import InputError, command
-from pipeline.params import Params, nearest
-from pipeline.records import read_json, write_atomically, write_table
+from pipeline.params import PARAMS_FILE, Params, Shots, nearest
+from pipeline.records import RunId, read_json, write_atomically, write_table
 from pipeline.report import words
 from pipeline.report.figures import INK, STYLE, WIDTH, legend, panel, percent
 from pipeline.tracking import client as tracking
-from pipeline.training.budget import recorded_training
+from pipeline.training.budget import passes_of, recorded_training
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -63,6 +65,8 @@ class Wish:
         metric: by its name in MLflow.
         shots: training images a class.
         params: all parameters that params.yaml asks for now, as MLflow has them.
+        matched: a recorded run's parameters to those of its method that a matched budget makes of
+            params.yaml with its value of the key; None where every method has its own budget.
     """
 
     method: str
@@ -70,6 +74,7 @@ class Wish:
     metric: str
     shots: str
     params: dict[str, str]
+    matched: Callable[[Mapping[str, str]], dict[str, str]] | None = None
 
     @property
     def name(self) -> str:
@@ -114,7 +119,8 @@ def make_wish(params: Params, method: str, key: str, metric: str, shots: str | N
     """Check what is asked for.
 
     Raises:
-        InputError: no such method, key or number of shots; a metric of the test split.
+        InputError: no such method, key or number of shots; a metric of the test split; a matched
+            budget sets the key, or counts pairs.
     """
     if method not in params.methods:
         known = nearest(method, list(params.methods))
@@ -139,7 +145,46 @@ def make_wish(params: Params, method: str, key: str, metric: str, shots: str | N
             f"command line: methods.{method} has no key '{key}' with one value; "
             f"{nearest(key, keys)}"
         )
-    return Wish(method, key, metric, shots or listed[0], flat)
+    asked_shots = params.compare.shots[listed.index(shots) if shots else 0]
+    matched = _matched(params, method, key, asked_shots)
+    return Wish(method, key, metric, str(asked_shots), flat, matched)
+
+
+def _matched(
+    params: Params, method: str, key: str, shots: Shots
+) -> Callable[[Mapping[str, str]], dict[str, str]] | None:
+    """See ``Wish.matched``."""
+    if passes_of(params) is None:
+        return None
+    if params.task == "verification":
+        raise InputError(
+            f"{PARAMS_FILE}: compare.budget: matched counts the pairs of each run, so that the "
+            "epochs of its runs cannot be told from params.yaml; set it to own to draw a sweep"
+        )
+    if key.split(".")[-1] in ("epochs", "rounds"):
+        raise InputError(
+            f"command line: methods.{method}.{key}: is set by compare.budget: matched; name "
+            "another key, or set the budget to own"
+        )
+    counts = plan.count(params)
+
+    def matched(recorded: Mapping[str, str]) -> dict[str, str]:
+        block = copy.deepcopy(params.methods[method])
+        _put(block, key, _parsed(recorded[f"method.{key}"]))
+        swept = params.model_copy(update={"methods": {method: block}})
+        run = RunId(method, shots, int(recorded["seed"]))
+        return tracking.flat(plan.recipe_of(swept, run, counts).model_dump(), "method.")
+
+    return matched
+
+
+def _put(block: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key of nested blocks."""
+    first, _, rest = key.partition(".")
+    if rest:
+        _put(block.setdefault(first, {}), rest, value)
+    else:
+        block[first] = value
 
 
 def find(wish: Wish, place: tracking.Store) -> Found:
@@ -191,11 +236,23 @@ def differing(recorded: Mapping[str, str], wish: Wish) -> list[str]:
     run = {key: value for key, value in recorded.items() if key not in about}
     asked = {
         key: value
-        for key, value in wish.params.items()
+        for key, value in _asked(recorded, wish).items()
         if key in run or key.partition(".")[0] in WHOLE
     }
     keys = sorted((run.keys() | asked.keys()) - {f"method.{wish.key}"})
     return [key for key in keys if run.get(key) != asked.get(key)]
+
+
+def _asked(recorded: Mapping[str, str], wish: Wish) -> dict[str, str]:
+    """What params.yaml asks of a run with its value of the swept key."""
+    if wish.matched is None or f"method.{wish.key}" not in recorded:
+        return wish.params
+    try:
+        method = wish.matched(recorded)
+    except (InputError, ValidationError):  # its value does not go with params.yaml's others
+        return wish.params
+    others = {key: text for key, text in wish.params.items() if not key.startswith("method.")}
+    return others | method
 
 
 def _of_last_inputs(client: MlflowClient, runs: Sequence[Any]) -> list[Any]:
@@ -268,11 +325,16 @@ def swept_value(params: Mapping[str, str], key: str) -> Value:
     text = params[f"method.{key}"]
     if text == "null" and key.split(".")[-1] == "batch_size":
         text = params["training.batch_size"]
+    value = _parsed(text)
+    return value if type(value) in (int, float) else text
+
+
+def _parsed(text: str) -> Any:
+    """A parameter as it was before ``tracking.flat``."""
     try:
-        value = json.loads(text)
+        return json.loads(text)
     except ValueError:
         return text
-    return value if type(value) in (int, float) else text
 
 
 def _too_few(found: Found, wish: Wish) -> str:

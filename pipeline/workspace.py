@@ -115,13 +115,16 @@ def within_budget(params: Params, recipe: AnyRecipe, made: Run) -> AnyRecipe:
         made: the run, before any phase of it.
 
     Raises:
-        InputError: ``training.passes`` is null, or too small.
+        InputError: ``training.passes`` is null, or too small; the recipe does not say how it is
+            matched.
     """
     passes = passes_of(params)
     if passes is None:
         return recipe
     blocks = len(block_ends(made.network)) + 1
-    return recipe.matched(Budget(passes, made.method, blocks, made.passes_of_pairs))
+    return recipe.matched(
+        Budget(passes, made.method, blocks, made.passes_of_pairs, made.passes_of_classes)
+    )
 
 
 def train(

@@ -14,6 +14,7 @@ from torch import nn
 from pipeline.errors import InputError
 from pipeline.lr_finder import suggest, sweep
 from pipeline.params import Optimization
+from pipeline.records import RunId
 from pipeline.stages.images import images
 from pipeline.stages.prepare import prepare
 from pipeline.stages.weights import make_weights
@@ -182,6 +183,22 @@ def test_a_later_phase_comes_after_those_before_it(command):
     first, last = said.splitlines()
     assert first == "breakdown: training encoder first"
     assert last.startswith("breakdown: head: suggested lr ")
+
+
+def test_phases_before_it_have_the_epochs_of_a_matched_budget(project, monkeypatch):
+    from pipeline import lr_finder
+
+    monkeypatch.chdir(project)
+    params = small_params()
+    compare = params.compare.model_copy(update={"budget": "matched"})
+    training = params.training.model_copy(update={"passes": 9})
+    params = params.model_copy(update={"compare": compare, "training": training})
+    trained = []
+    monkeypatch.setattr(lr_finder, "fit", lambda phase, *_: trained.append(phase))
+    run = RunId("retrained_head", 4, 0)
+    phase, _ = lr_finder.find_phase(params, run, "head")
+    assert [earlier.settings.epochs for earlier in trained] == [5]
+    assert phase.settings.epochs == 4
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from pipeline.params import Params, parse, plain, read
 from pipeline.plan import Counts
 from pipeline.records import RunId, runs_of, write_json
 from tests.digits import write_digits
+from tests.recipes.test_contract import METHODS
 from tests.test_params import CLASSIFIES, VERIFICATION, changed
 
 COUNTS = Counts(images=500, training=300, classes=30, pairs={}, listed=0)
@@ -99,6 +100,35 @@ def test_a_classifier_takes_each_image_once_an_epoch():
 def test_a_matched_budget_is_the_passes_of_every_classifier():
     assert passes(matched(CLASSIFIES, 20), "classifier") == 20 * 120
     assert passes(matched(CLASSIFIES, 20), "classifier", shots="all") == 20 * 300
+
+
+@pytest.mark.parametrize(
+    ("shots", "of_epoch", "epochs"), [(4, 32, (4, 2)), (10, 64, (5, 2)), ("all", 48, (6, 2))]
+)
+def test_batches_by_class_are_planned_as_they_are_drawn(shots, of_epoch, epochs):
+    """As in tests/recipes/test_contract.py, where such epochs are trained."""
+    block = METHODS["breakdown_supcon"]
+    base = matched(CLASSIFIES, 13)
+    training = base.training.model_copy(update={"batch_size": 16})
+    params = base.model_copy(update={"methods": {"supcon": block}, "training": training})
+    counts = Counts(images=100, training=40 if shots == "all" else 60, classes=5, pairs={})
+    images = {4: 20, 10: 50, "all": 40}[shots]
+    recipe = plan.recipe_of(params, RunId("supcon", shots, 0), counts)
+    assert (recipe.encoder.epochs, recipe.head.epochs) == epochs
+    expected = epochs[0] * of_epoch + 3 * epochs[1] * images
+    assert passes(params, "supcon", counts, shots) == expected
+    own = params.model_copy(update={"compare": params_of(CLASSIFIES).compare})
+    assert passes(own, "supcon", counts, shots) == 60 * of_epoch + 3 * 60 * images
+
+
+def test_a_plan_with_batches_of_one_class_is_one_line():
+    base = matched(CLASSIFIES, 13)
+    training = base.training.model_copy(update={"batch_size": 6})
+    methods = {"supcon": METHODS["breakdown_supcon"]}
+    params = base.model_copy(update={"methods": methods, "training": training})
+    problem = r"^params.yaml: methods.supcon.encoder.per_class: 4 of a class .* use at most 3,"
+    with pytest.raises(InputError, match=problem):
+        plan.recipe_of(params, RunId("supcon", 4, 0), COUNTS)
 
 
 def test_a_matched_budget_is_shared_out_over_epochs_of_pairs():

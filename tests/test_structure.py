@@ -22,7 +22,8 @@ RANKS = {
     "report": 4, "recipes": 4,
     "check": 5, "workspace": 5,
     "tasks": 6,
-    "configure": 7, "lr_finder": 7, "plan": 7, "predict": 7, "prune": 7, "stages": 7, "sweep": 7,
+    "configure": 7, "lr_finder": 7, "plan": 7, "predict": 7, "prune": 7, "stages": 7,
+    "sweep": 8,
 }  # fmt: skip
 
 # Code that runs in a stage and cannot alter its bytes: validation, tracking, progress.
@@ -112,6 +113,32 @@ def test_a_stage_depends_on_the_code_it_imports_and_no_other(stage):
     assert code - covered == set(), "code that DVC does not watch"
     unused = {d for d in listed if not any(f == d or f.startswith(d + "/") for f in code)}
     assert unused == set(), "code that the stage does not import"
+
+
+# Stages that depend on a folder, and what lies there that they do not import. A change of it makes
+# start weights anew that are the same, and costs one short run.
+FOLDERS = {
+    "weights": {"pipeline/models/views.py", "pipeline/training/solve.py"},
+    "encoder": set(),
+    "head": set(),
+    "baseline": set(),
+    "test_breakdown": set(),
+    "test_baseline": set(),
+}
+
+
+@pytest.mark.parametrize("stage", FOLDERS)
+def test_no_run_is_trained_anew_for_code_that_it_does_not_import(stage):
+    """A folder among the dependencies of a stage has none but code of that stage."""
+    folders = [ROOT / dep for dep in STAGES[stage]["deps"] if dep.startswith("pipeline")]
+    there = {
+        str(file.relative_to(ROOT))
+        for folder in folders
+        for file in folder.rglob("*.py")  # nothing, of a file
+        if file.read_text(encoding="utf-8").count("\n") > 1  # an empty package file
+    }
+    assert len(there) > 10
+    assert there - code_of(stage) == FOLDERS[stage]
 
 
 def test_no_stage_but_images_reads_the_raw_folder():

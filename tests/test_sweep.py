@@ -23,6 +23,7 @@ from pipeline.records import RunId, write_history, write_json
 from pipeline.sweep import Found, Point, Wish, differing, draw, short, swept_value, table
 from pipeline.tracking import client as tracking
 from pipeline.tracking import mirror
+from tests.digits import make_run
 from tests.tracking.conftest import MLFLOW_WARNINGS, OURS
 
 pytestmark = [pytest.mark.filterwarnings(name) for name in MLFLOW_WARNINGS]
@@ -273,6 +274,85 @@ def test_every_parameter_but_the_swept_one_counts():
     assert differing(same | {"task": "y", "method.epochs": "4"}, wish) == ["method.epochs", "task"]
     del same["training.batch_size"]
     assert differing(same, wish) == ["training.batch_size"]
+
+
+METHOD = "breakdown_supcon"
+
+
+@pytest.fixture
+def matched(tmp_path, monkeypatch):
+    """Parameters with a matched budget, in a project that was prepared."""
+    monkeypatch.chdir(tmp_path)
+    params = check.load(ROOT / "configs/all_methods.yaml", files=False)
+    compare = params.compare.model_copy(update={"budget": "matched"})
+    training = params.training.model_copy(update={"passes": 40})
+    summary = {"images": 300, "classes": 5, "splits": {"train": {"images": 150}}, "pairs": {}}
+    write_json("prepared/summary.json", summary)
+    return params.model_copy(update={"compare": compare, "training": training})
+
+
+def recorded(params, method=METHOD, **settings):
+    """The parameters of a run with other settings, as it is recorded under the matched budget."""
+    changed = with_settings(params, method, **settings)
+    made = make_run(classes=5, per_class=10, batch_size=16)
+    recipe = workspace.within_budget(params, recipes.of(changed.methods[method]), made)
+    found = workspace.record(changed, RunId(method, 10, 3), recipe, made, {}, [], "")
+    about = {name: found[name] for name in ("method", "shots", "seed", "recipe")}
+    return tracking.flat(found["parameters"]) | tracking.flat(about)
+
+
+def test_a_matched_budget_s_runs_agree_with_what_it_makes_of_params_yaml(matched):
+    wish = sweep.make_wish(matched, METHOD, "encoder.lr", "best/val_accuracy", None)
+    found = recorded(matched, encoder__lr=0.3)
+    assert found["method.encoder.epochs"] not in ("60", "20")  # an epoch counts 64 of 50 images
+    assert differing(found, wish) == []
+    assert differing(recorded(matched, encoder__lr=0.3, head__lr=1.0), wish) == ["method.head.lr"]
+    kept = recorded(matched, encoder__lr=0.3, encoder__keep=1)
+    assert set(differing(kept, wish)) >= {"method.encoder.keep", "method.head.epochs"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("encoder.keep", 1), ("encoder.per_class", 6), ("encoder.batch_size", 32)]
+)
+def test_the_swept_value_may_change_what_the_budget_gives(matched, key, value):
+    wish = sweep.make_wish(matched, METHOD, key, "best/val_accuracy", None)
+    found = recorded(matched, **{key.replace(".", "__"): value})
+    epochs = [key for key in found if key.endswith("epochs")]
+    present = recorded(matched)
+    assert [found[key] for key in epochs] != [present[key] for key in epochs]
+    assert differing(found, wish) == differing(present, wish) == []
+
+
+@pytest.mark.parametrize(
+    ("method", "key", "epochs"),
+    [
+        ("layerwise", "momentum", {"epochs": "10", "rounds": "4"}),
+        ("finetune", "momentum", {"epochs": "40"}),
+        ("features_mlp", "head.lr", {"head.epochs": "40"}),
+    ],
+)
+def test_rounds_and_epochs_are_those_of_the_budget(matched, method, key, epochs):
+    wish = sweep.make_wish(matched, method, key, "best/val_accuracy", None)
+    found = recorded(matched, method, **{key.replace(".", "__"): 0.5})
+    assert (
+        epochs.items() <= {name.removeprefix("method."): of for name, of in found.items()}.items()
+    )
+    assert differing(found, wish) == []
+
+
+def test_a_recorded_value_that_no_longer_goes_with_the_rest_is_left_out(matched):
+    wish = sweep.make_wish(matched, METHOD, "encoder.keep", "best/val_accuracy", None)
+    found = recorded(matched) | {"method.encoder.keep": "61"}
+    assert "method.encoder.epochs" in differing(found, wish)
+
+
+def test_what_a_matched_budget_sets_is_no_sweep(matched):
+    for key in ("encoder.epochs", "head.epochs"):
+        with pytest.raises(InputError, match=rf"methods.{METHOD}.{key}: is set by compare.budget"):
+            sweep.make_wish(matched, METHOD, key, "best/val_accuracy", None)
+    pairs = matched.model_copy(update={"task": "verification"})
+    with pytest.raises(InputError, match=r"^params.yaml: compare.budget: matched counts the pairs"):
+        sweep.make_wish(pairs, METHOD, "encoder.lr", "best/val_accuracy", None)
 
 
 @pytest.mark.parametrize(

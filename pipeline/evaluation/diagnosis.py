@@ -18,7 +18,7 @@ Floats = NDArray[np.float32]
 # metrics of a diagnosis, by their names in MLflow and in results.csv
 PROBE_TRAIN = "latent/probe_train_accuracy"  # of a linear probe on the training images' latents
 PROBE_VAL = "latent/probe_val_accuracy"
-SEPARABLE = "latent/separable_pairs"  # share of class pairs that a hyperplane parts, val images
+SEPARABLE = "latent/separable_pairs"  # share of class pairs that a hyperplane parts, test images
 FISHER = "latent/fisher_ratio"  # scatter between classes over scatter within, val images
 DISTANCE_AUC = "latent/distance_auc"  # a pair of two classes lies farther apart than one of one
 DISTANCE_OVERLAP = "latent/distance_overlap"  # of the two histograms, 0 apart to 1 the same

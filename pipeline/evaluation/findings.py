@@ -12,10 +12,12 @@ from pipeline.evaluation.statistics import (
     Contrast,
     Crossover,
     Estimate,
+    Pair,
     Variance,
     contrasts,
     crossovers,
     estimates,
+    pairwise,
     variances,
 )
 from pipeline.params import Compare
@@ -27,11 +29,13 @@ Estimates = Mapping[str, Mapping[str, Mapping[str, Estimate]]]
 class Findings:
     """What the statistics say of the evidence.
 
-    ``estimates`` are ``{method: {str(shots): {metric: Estimate}}}``.
+    ``estimates`` are ``{method: {str(shots): {metric: Estimate}}}``; ``pairs`` are those of all
+    methods, in the primary metric.
     """
 
     estimates: Estimates
     contrasts: Sequence[Contrast]
+    pairs: Sequence[Pair]
     variances: Sequence[Variance]
     crossovers: Sequence[Crossover]
     claims: Sequence[Claim]
@@ -53,6 +57,7 @@ def find(evidence: Evidence, compare: Compare, intervals: Sequence[UnitInterval]
     return Findings(
         estimates=estimates(values, contributions, compare, tested.metrics),
         contrasts=compared,
+        pairs=pairwise(values, contributions, compare, tested.primary),
         variances=variances(contributions, compare, tested.headline),
         crossovers=crossovers(contributions, compare, tested.primary),
         claims=claims.rows(evidence, compare, compared),

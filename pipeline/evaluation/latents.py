@@ -88,18 +88,20 @@ def evenly(labels: Labels, most: int) -> NDArray[np.int64]:
     return np.sort(order[np.arange(most) * total // most])
 
 
-def describe(train: Labelled | None, val: Labelled, known: str = "") -> Description:
+def describe(train: Labelled | None, val: Labelled, test: Labelled, known: str = "") -> Description:
     """All that a diagnosis says of latents.
 
     Args:
         train: on which the probe is fitted; None where the validation classes are others than
             those trained on, so that a probe has nothing to say.
-        val: on which all else is measured.
+        val: on which all else is measured but the separable pairs.
+        test: on which these are, as they take more images than dimensions: validation images are
+            often too few.
         known: what likely made a collapse, if there is one; see ``collapse``.
     """
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-    parts = [val] if train is None else [train, val]
+    parts = [val, test] if train is None else [train, val, test]
     if not all(np.isfinite(part.latents).all() for part in parts):
         nothing = Distances(np.zeros(0), np.zeros(0))
         broken = next(part for part in parts if not np.isfinite(part.latents).all())
@@ -109,7 +111,7 @@ def describe(train: Labelled | None, val: Labelled, known: str = "") -> Descript
         same, different = histograms(distances)
         found: tuple[float | None, ...] = (
             *((None, None) if train is None else linear_probe(*train, *val)),
-            separable_pairs(*val),
+            separable_pairs(*test),
             fisher_ratio(*val),
             distance_auc(distances),
             overlap(same, different),
@@ -153,7 +155,10 @@ def separable_pairs(latents: Real, labels: Labels) -> float | None:
     At most ``CLASS_PAIRS`` pairs are tried, evenly chosen from all, with at most ``PER_CLASS``
     images of a class. In D dimensions any D + 1 images or fewer can be parted, whatever their
     classes: pairs that have no more, in the dimensions that they span, tell nothing and do not
-    count. None where no pair is left: then D is too large for so few images.
+    count. None where no pair is left: then D is too large for so few images. Up to 2 (D + 1)
+    images, classes given at random are parted more often than not (Cover, "Geometrical and
+    statistical properties of systems of linear inequalities", 1965), so a share counts beside
+    another method's, hardly alone.
     """
     classes = np.unique(labels)
     chosen = {

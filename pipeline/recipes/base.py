@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pipeline.params import Block, Optimization, Task, walk
+from pipeline.errors import InputError
+from pipeline.params import PARAMS_FILE, Block, Optimization, Task, walk
 
 if TYPE_CHECKING:  # recipes are read without torch, to check params.yaml in no time
     from torch import nn
@@ -25,6 +26,8 @@ class Recipe(Block):
 
     recipe: str
     uses_start: ClassVar[bool] = True  # whether the network gets the starting weights
+    # whether each block with ``epochs`` is one phase, each epoch of which has every image once
+    blocks_are_phases: ClassVar[bool] = False
 
     @property
     def task(self) -> Task:
@@ -39,13 +42,16 @@ class Recipe(Block):
     def matched(self, budget: Budget) -> Self:
         """The same method with the epochs that a budget gives it, in the proportion of its own.
 
-        Each block with ``epochs`` is taken for one phase, an epoch of which has every training
-        image in one batch; other recipes say it themselves. One that is solved in closed form
-        looks at each image once and stays as it is. With ``patience`` a phase may use less.
+        Where ``blocks_are_phases``, every block gets its share; other recipes say it themselves.
+        One that is solved in closed form looks at each image once and stays as it is. With
+        ``patience`` a phase may use less.
 
         Raises:
-            InputError: naming the least budget that would do.
+            InputError: naming the least budget that would do; the recipe does not say how it is
+                matched.
         """
+        if problem := self.unmatched():
+            raise InputError(f"{PARAMS_FILE}: methods.{budget.method}.recipe: {problem}")
         own: list[int] = [self.epochs] if isinstance(self, Optimization) else []
         blocks = {name: value for name, value in self if isinstance(value, Optimization)}
         if not own and not blocks:
@@ -55,6 +61,17 @@ class Recipe(Block):
         for (name, block), count in zip(blocks.items(), epochs, strict=True):
             changes[name] = block.model_copy(update={"epochs": count})
         return self.model_copy(update=changes)
+
+    def unmatched(self) -> str | None:
+        """What is wrong with the recipe where no ``matched`` of it knows its phases, else None."""
+        said = self.blocks_are_phases or type(self).matched is not Recipe.matched
+        if said or not any(hasattr(block, "epochs") for _, block in walk(self)):
+            return None
+        return (
+            f"{self.recipe} does not say how a matched budget becomes epochs of its phases; define "
+            f"matched in pipeline/recipes/{self.recipe}.py, or blocks_are_phases = True where each "
+            "block with epochs is one phase; or set compare.budget to own"
+        )
 
     def cuts(self) -> Iterator[tuple[tuple[str | int, ...], list[str]]]:
         """Latents at which the network must come apart, in order, and where each list stands."""

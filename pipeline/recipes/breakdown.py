@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
@@ -16,6 +16,7 @@ from pipeline.params import (
     Classifying,
     Count,
     Optimization,
+    Optimizer,
     PairHead,
     Rounds,
     Task,
@@ -79,6 +80,21 @@ class Encoder(Rounds):
         """Epochs of each part."""
         return [self.at(number, Optimization).epochs for number in range(len(self.latents))]
 
+    def passes_of_parts(self, of_classes: Callable[[Optimizer, int], float]) -> list[float]:
+        """Passes of an epoch of each part: of every image once, or of ``per_class`` a class.
+
+        Args:
+            of_classes: as of ``pipeline.training.budget.Budget``.
+        """
+        return [
+            of_classes(self, per_class) if (per_class := self.per_class_of(loss)) else 1
+            for _, loss in self.losses()
+        ]
+
+    def per_class_of(self, loss: Loss) -> int | None:
+        """Images of a class in a batch of a part with this loss; None where they are shuffled."""
+        return self.per_class if loss.on == "images" else None
+
     def losses(self) -> list[tuple[str, Loss]]:
         """The loss of each part, and where it stands in the block."""
         if not isinstance(self.loss, list):
@@ -129,19 +145,20 @@ class Breakdown(base.Breakdown):
     def matched(self, budget: Budget) -> Self:
         """Half of the passes for all parts of the encoder, half for the heads on all that are kept.
 
-        So a changed head needs no new encoder. A head on pairs makes as many epochs as come nearest
-        to its share.
+        So a changed head needs no new encoder. Epochs of pairs, or of ``per_class`` images a class,
+        are as many as come nearest to their share.
         """
-        on_pairs = self.head.pairs is not None
-        one = budget.of_pairs(self.head) if on_pairs else 1
+        one = budget.of_pairs(self.head) if self.head.pairs else 1
+        heads = self._head_epochs()
         parts, passes = budget.halves(
             self.encoder.epochs_of_parts(),
+            self.encoder.passes_of_parts(budget.of_classes),
             least=self.encoder.keep,
-            needed=math.ceil(one) * len(self._head_epochs()),
+            needed=math.ceil(one) * len(heads),
             times=self.encoder.keep,
         )
         encoder = self.encoder.model_copy(update={"epochs": one_or_list(parts)})
-        epochs = apportion(round(passes / one), self._head_epochs())
+        epochs = apportion(passes, heads, costs=[one] * len(heads))
         return self.model_copy(update={"encoder": encoder, "head": self._head_with(epochs)})
 
     def _head_epochs(self) -> list[int]:
@@ -185,7 +202,7 @@ class Breakdown(base.Breakdown):
                 loss,
                 frozen=run.before(after),
                 dropout=asked.dropout,
-                per_class=asked.per_class if loss.on == "images" else None,
+                per_class=asked.per_class_of(loss),
                 keep=asked.keep if number == last else 1,
                 key=key,
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -89,6 +89,7 @@ class Features(Baseline):
     """
 
     recipe: Literal["features"]
+    blocks_are_phases: ClassVar[bool] = True
     latent: str
     head: Head
     pool: Literal["none", "average"] = "none"

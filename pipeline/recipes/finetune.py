@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -28,6 +28,7 @@ class Finetune(Baseline, Classification):
     """
 
     recipe: Literal["finetune"]
+    blocks_are_phases: ClassVar[bool] = True
     pretrained_lr_factor: Positive = 1.0
     lr_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     lr_factors: dict[str, NonNegative] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pipeline.params import NonNegative, Supervised
 from pipeline.recipes.base import Baseline
@@ -23,6 +23,7 @@ class Joint(Baseline, Supervised):
     """
 
     recipe: Literal["joint"]
+    blocks_are_phases: ClassVar[bool] = True
     latent: str
     loss: Loss = Contrastive(name="contrastive")
     weight: NonNegative = 1.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pipeline.params import Classification
 from pipeline.recipes.base import Baseline
@@ -29,6 +29,7 @@ class RetrainedHead(Baseline):
     """
 
     recipe: Literal["retrained_head"]
+    blocks_are_phases: ClassVar[bool] = True
     encoder: Encoder
     head: Classification
 

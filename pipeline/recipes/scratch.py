@@ -17,6 +17,7 @@ class Scratch(Baseline, Classification):
     """Minimise ``mean_i CE(network(x_i), y_i)`` from the seed's random initialisation alone."""
 
     recipe: Literal["scratch"]
+    blocks_are_phases: ClassVar[bool] = True
     uses_start: ClassVar[bool] = False
 
     def phases(self, run: Run) -> Iterator[Phase]:

@@ -42,7 +42,8 @@ class Siamese(Baseline, Optimization):
 
         An image that several pairs of a batch share goes through the encoder, and counts, once.
         """
-        return self.model_copy(update={"epochs": budget.epochs_of_pairs(self)})
+        (epochs,) = budget.share([self.epochs], [budget.of_pairs(self)])
+        return self.model_copy(update={"epochs": epochs})
 
     def layers(self, block: Block, network: nn.Module) -> nn.Module:
         """Those of the encoder, which end with the latent."""

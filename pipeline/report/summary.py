@@ -96,7 +96,14 @@ def _text(
     methods = {method for _, method in compared}
     reference = next((method for _, method in diverged if method not in methods), "")
     rows: list[tuple[str, ...]] = [
-        ("shots", "method", "accuracy", "95 % interval", "seeds", f"against {reference}")
+        (
+            "shots",
+            "method",
+            words.in_table(metric),
+            "95 % interval",
+            "seeds",
+            f"against {reference}",
+        )
     ]
     for (shots, method), lost in diverged.items():
         found = metrics[method][shots][metric]
@@ -130,15 +137,13 @@ def _detectable(metric: str, compared: dict[tuple[str, str], dict[str, str]]) ->
     if max(sizes) >= 1 and metric not in words.UNITS:
         seen = "these runs are too few to have seen any"
     lines = ["", f"No difference detected: {seen}."]
-    needed = [row["seeds_needed"] for row in open_rows if row["detectable"]]
-    if all(needed):
-        most = words.seeds(max(map(int, needed)))
-        lines.append(f"To see what would matter (compare.smallest_effect) takes {most}.")
-    else:
-        lines.append(
-            "To see what would matter (compare.smallest_effect) takes more test images, not just "
-            "more seeds."
-        )
+    wanted = [row["seeds_needed"] for row in open_rows if row["detectable"]]
+    n = int(open_rows[0]["n"])
+    most = max(map(int, wanted)) if all(wanted) else None
+    lines.append(
+        f"To see what would matter (compare.smallest_effect), as far as {words.seeds(n)} can tell, "
+        f"{words.enough(most, n, 'test data')}."
+    )
     return lines
 
 

@@ -18,6 +18,7 @@ FIXED = "\u00a0"  # a space at which no line breaks
 THIN = "\u202f"  # between thousands
 INTERVAL = f"95{FIXED}% interval"
 NO_SPREAD = "no spread"
+MOST_SEEDS = 200  # more are not told apart
 FEW_SEEDS = 5  # below, intervals are as wide as so few seeds make them
 TITLES = {
     "test/accuracy": "Accuracy",
@@ -103,6 +104,11 @@ def value(metric: str, number: float | None) -> str:
     if number is None:
         return NONE
     return f"{number:.3f}" if metric in UNITS else f"{100 * number:.1f}"
+
+
+def with_unit(metric: str, number: float) -> str:
+    """``93.4 %``, ``0.123 nats``."""
+    return f"{value(metric, number)}{FIXED}{unit(metric)}"
 
 
 def unit(metric: str) -> str:
@@ -235,19 +241,30 @@ def resolution(row: Contrast, smallest_effect: float, unit: str) -> str:
 def detectable(metric: str, size: float) -> str:
     """``3.2 points``; shares lie no more than 100 points apart."""
     beyond = metric not in UNITS and size >= 1
-    return f"more than 100{FIXED}points" if beyond else _amount(metric, size)
+    return f"more than 100{FIXED}points" if beyond else amount(metric, size)
 
 
 def needed(metric: str, wanted: int | None, n: int, smallest_effect: float, unit: str) -> str:
-    """``To detect 2.0 points: 11 seeds.``, or that no number of seeds would."""
-    effect = _amount(metric, smallest_effect)
+    """``To detect 2.0 points, as far as 3 seeds can tell, about 50 seeds are needed.``"""
+    effect = amount(metric, smallest_effect)
+    return f"To detect {effect}, as far as {seeds(n)} can tell, {enough(wanted, n, several(unit))}."
+
+
+def enough(wanted: int | None, n: int, tested: str) -> str:
+    """How many seeds would do, no more exactly than so few as ``n`` seeds can tell.
+
+    If none would, more of what is ``tested`` is needed.
+    """
     if wanted is None:
-        return f"More seeds alone would not detect {effect}: more {several(unit)} are needed."
-    enough = f" (there are {n})" if wanted <= n else ""
-    return f"To detect {effect}: {seeds(wanted)}{enough}."
+        return f"no number of seeds would do: more {tested} are needed"
+    if wanted > MOST_SEEDS:
+        return f"more than {MOST_SEEDS} seeds are needed"
+    there = f" (there are {n})" if wanted <= n else ""
+    return f"about {float(f'{wanted:.2g}'):.0f} seeds are needed{there}"
 
 
-def _amount(metric: str, size: float) -> str:
+def amount(metric: str, size: float) -> str:
+    """``2.0 points``, ``0.020 nats``."""
     return f"{value(metric, size)} {difference_unit(metric)}"
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.evaluation.claims import Claim
 from pipeline.evaluation.collect import COST_FIELDS, Evidence, Run, UnitInterval, collect
 from pipeline.evaluation.findings import Findings, find
-from pipeline.evaluation.statistics import Contrast, Crossover, Variance
+from pipeline.evaluation.statistics import Contrast, Crossover, Pair, Variance
 from pipeline.params import Compare, Params
 from pipeline.records import write_atomically, write_json, write_table
 from pipeline.report import figures, page
@@ -59,6 +59,8 @@ def _write_tables(evidence: Evidence, compare: Compare, findings: Findings) -> N
                       ("method", "shots", "actual", "predicted", "images")),
         "comparison": (map(_contrast, findings.contrasts),
                        (*row, *COMPARED, "p_adjusted", "wins", "n", "verdict", *BEYOND)),
+        "pairwise": ((_pair(row, tested.primary) for row in findings.pairs),
+                     ("method", "other", *row[1:], *COMPARED, "p_adjusted", "n")),
         "variance": (map(astuple, findings.variances), _names(Variance)),
         "crossover": (_crossovers(findings.crossovers),
                       ("method", "metric", "shots", "difference", "low", "high", "crossing")),
@@ -129,6 +131,12 @@ def _contrast(row: Contrast) -> tuple[Any, ...]:
         *(row.method, row.shots, row.metric, *numbers),
         *(row.p_adjusted, found.wins, found.n, row.verdict, *beyond),
     )
+
+
+def _pair(row: Pair, metric: str) -> tuple[Any, ...]:
+    found = row.comparison
+    numbers = (getattr(found, name) for name in COMPARED)
+    return row.method, row.other, row.shots, metric, *numbers, row.p_adjusted, found.n
 
 
 def _crossovers(found: Sequence[Crossover]) -> Iterator[tuple[Any, ...]]:

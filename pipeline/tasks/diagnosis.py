@@ -7,7 +7,7 @@ import io
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -27,8 +27,9 @@ from pipeline.evaluation.diagnosis import (
     Layer,
 )
 from pipeline.evaluation.latents import Labelled, describe, principal_components, pull_alone
-from pipeline.models import anatomy, weights
+from pipeline.models import weights
 from pipeline.records import RunId, write_atomically, write_json
+from pipeline.tasks import anatomy
 
 IMAGES = 1000  # of training, and of validation, at most
 TEST_IMAGES = 500
@@ -37,6 +38,8 @@ WARM_UPS = 3
 REPEATS = 20
 FEWEST_REPEATS = 5
 TIMED_SECONDS = 2.0  # after which fewer repeats do
+
+Found = TypeVar("Found")
 
 
 class Tested(NamedTuple):
@@ -62,7 +65,7 @@ class Look:
         latent: where, in words.
         train: latents of training images; None where the validation classes are others.
         val: of validation images.
-        test: of test images, to be drawn.
+        test: of test images.
         images: the names of those (N,).
         train_fit, val_fit: how the network does on both.
         multiply_adds: of an answer for one image.
@@ -80,7 +83,7 @@ class Look:
 
 def write(run: RunId, record: dict[str, Any], network: nn.Module, look: Look) -> None:
     """Write a run's diagnosis and latents."""
-    described = describe(look.train, look.val, _known_cause(record))
+    described = describe(look.train, look.val, look.test, _known_cause(record))
     start = _start(record)
     diagnosis = Diagnosis(
         latent=look.latent,
@@ -127,7 +130,7 @@ def as_array(latents: Tensor) -> NDArray[np.float32]:
 
 
 def one_image_seconds(answer: Callable[[], object], device: torch.device) -> float:
-    """Median time of an answer for one image, with all that the device still has to do.
+    """Median time of an answer for one image, by a network as it is used: see ``timed``.
 
     Of ``REPEATS`` after ``WARM_UPS``, or of fewer where these take long.
     """
@@ -135,12 +138,17 @@ def one_image_seconds(answer: Callable[[], object], device: torch.device) -> flo
         answer()
     taken: list[float] = []
     while len(taken) < FEWEST_REPEATS or (len(taken) < REPEATS and sum(taken) < TIMED_SECONDS):
-        _wait(device)
-        started = time.perf_counter()
-        answer()
-        _wait(device)
-        taken.append(time.perf_counter() - started)
+        taken.append(timed(answer, device)[1])
     return float(np.median(taken))
+
+
+def timed(answer: Callable[[], Found], device: torch.device) -> tuple[Found, float]:
+    """An answer and its seconds, with all that the device still has to do."""
+    _wait(device)
+    started = time.perf_counter()
+    found = answer()
+    _wait(device)
+    return found, time.perf_counter() - started
 
 
 def _wait(device: torch.device) -> None:

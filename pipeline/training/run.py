@@ -229,6 +229,14 @@ class Run:
         """
         return verification.passes_of_pairs(self, settings)
 
+    def passes_of_classes(self, settings: Optimizer, per_class: int) -> float:
+        """Images in the batches of an epoch of ``per_class`` a class, for each training image.
+
+        Raises:
+            InputError: no second class would fit into a batch.
+        """
+        return siamese.passes_of_classes(self, settings, per_class)
+
     @torch.no_grad()
     def encode(self, encoder: nn.Module | None, images: ImageSet) -> Iterator[Tensor]:
         """Latents of all images in order, in batches, without augmentation; None: the inputs."""

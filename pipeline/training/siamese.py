@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.data.batches import PairBatch, PairBatches, batch_count, image_batches
-from pipeline.errors import InputError
-from pipeline.params import Optimization
+from pipeline.params import Optimization, Optimizer
 from pipeline.training import runtime
 from pipeline.training.feed import Feed
 from pipeline.training.losses import LossBlock, Objective, Setting, m_per_class_batches
+from pipeline.training.losses.samplers import class_batch
 from pipeline.training.optimizers import parameter_groups
 from pipeline.training.phase import EVALUATION_BATCH, Phase
 
@@ -54,6 +54,12 @@ def siamese(
         keep=keep,
         network=run.network,
     )
+
+
+def passes_of_classes(run: Run, settings: Optimizer, per_class: int) -> float:
+    """See ``Run.passes_of_classes``."""
+    images, size = len(run.train), run.batch_size(settings)
+    return batch_count(images, size) * _class_batch(run, size, per_class) / images
 
 
 def make(run: Run, loss: LossBlock, dimension: int, key: str) -> Objective:
@@ -155,11 +161,8 @@ def _on_images(
     order = runtime.generator(run.seed, "order")
     labels = run.train.labels.cpu()
     steps = batch_count(len(labels), size)
-    if per_class and 2 * per_class > size:
-        raise InputError(
-            f"params.yaml: methods.{run.method}.encoder.per_class: {per_class} of a class leave "
-            f"no second class in a batch of {size}; use at most {size // 2}, or larger batches"
-        )
+    if per_class:
+        _class_batch(run, size, per_class)  # refused here rather than in the first epoch
     # the validation images come sorted by class: an order that mixes them, the same in each epoch
     shuffled = runtime.generator(0, "validation")
     val_batches = image_batches(len(run.val), EVALUATION_BATCH, shuffled)
@@ -187,6 +190,13 @@ def _on_images(
 
     return Phase("", encoder, [], settings, steps, batches, loss, validate, "val_loss",
                  encoder.train)  # fmt: skip
+
+
+def _class_batch(run: Run, size: int, per_class: int) -> int:
+    """Images of a batch of ``per_class`` a class that ``size`` allows."""
+    where = f"methods.{run.method}.encoder.per_class"
+    together, each = class_batch(len(run.train.labels.unique()), size, per_class, where)
+    return together * each
 
 
 def _latents(encoder: nn.Module, inputs: list[Tensor]) -> Tensor:

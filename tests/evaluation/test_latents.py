@@ -436,14 +436,15 @@ def test_components_that_there_are_not_are_zero():
 
 
 def test_a_description_has_every_metric():
-    train, val = Labelled(*clusters(0)), Labelled(*clusters(1))
-    found = describe(train, val)
+    train, val, test = (Labelled(*clusters(seed, apart=seed)) for seed in range(3))
+    found = describe(train, val, test)
+    assert separable_pairs(*test) != separable_pairs(*val)  # or the images could be mixed up
     probe = linear_probe(*train, *val)
     distances = pair_distances(*val)
     assert found.values == {
         PROBE_TRAIN: probe[0],
         PROBE_VAL: probe[1],
-        SEPARABLE: separable_pairs(*val),
+        SEPARABLE: separable_pairs(*test),
         FISHER: fisher_ratio(*val),
         DISTANCE_AUC: distance_auc(distances),
         DISTANCE_OVERLAP: overlap(*histograms(distances)),
@@ -455,14 +456,15 @@ def test_a_description_has_every_metric():
 
 
 def test_unseen_classes_have_no_probe():
-    found = describe(None, Labelled(*clusters())).values
+    latents = Labelled(*clusters())
+    found = describe(None, latents, latents).values
     assert found[PROBE_TRAIN] is found[PROBE_VAL] is None
     assert sum(value is None for value in found.values()) == 2
 
 
-@pytest.mark.parametrize("broken", [0, 1])
+@pytest.mark.parametrize("broken", [0, 1, 2])
 def test_latents_that_are_not_finite_have_no_metric_and_are_collapsed(broken):
-    parts = [Labelled(*clusters(seed)) for seed in (0, 1)]
+    parts = [Labelled(*clusters(seed)) for seed in range(3)]
     parts[broken].latents[3, 2] = np.inf
     found = describe(*parts)
     assert set(found.values.values()) == {None} and "1 of 60 latents" in found.cause
@@ -483,5 +485,5 @@ def test_latents_that_are_not_finite_have_no_metric_and_are_collapsed(broken):
 def test_the_smallest_sets_are_described_too(shape, labels, scale):
     latents = np.random.default_rng(0).normal(size=shape).astype(np.float32) * scale + 0.1
     of = Labelled(latents, np.array(labels, dtype=np.int64))
-    values = describe(of, of).values.values()
+    values = describe(of, of, of).values.values()
     assert all(value is None or math.isfinite(value) for value in values)

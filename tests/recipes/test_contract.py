@@ -57,6 +57,11 @@ def equal(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+def budget_of(run, passes):
+    blocks = len(block_ends(run.network)) + 1
+    return Budget(passes, "mine", blocks, run.passes_of_pairs, run.passes_of_classes)
+
+
 def images_seen(results, kept=1):
     """Images of all phases; one head was trained of those that each get a kept encoder."""
     after = [result for result in results if result.phase in ("head", "release")]
@@ -97,16 +102,49 @@ def test_it_trains_and_says_what_it_did(recipe):
 @pytest.mark.parametrize(("passes", "augmentation"), [(9, None), (14, SHIFTED)])
 def test_a_matched_budget_is_used_to_the_image(recipe, passes, augmentation):
     run = make_run(augmentation=augmentation, pairs=isinstance(recipe, recipes.Breakdown))
-    budget = Budget(passes, "mine", len(block_ends(run.network)) + 1, run.passes_of_pairs)
-    results = [fit(phase, run.device, "fp32") for phase in phases_of(recipe.matched(budget), run)]
+    matched = recipe.matched(budget_of(run, passes))
+    results = [fit(phase, run.device, "fp32") for phase in phases_of(matched, run)]
     if results[0].phase == "solve":
         assert images_seen(results) == len(run.train)
         return
     kept = recipe.encoder.keep if isinstance(recipe, recipes.Breakdown) else 1
-    over = 0  # what a sampler of whole classes leaves out of a batch or adds to it
-    if not recipe_draws_each_image_once(recipe):
-        over = len(results[0].history) * run.training.batch_size
+    over = 0 if recipe_draws_each_image_once(recipe) else kept * len(run.train) / 2
     assert abs(images_seen(results, kept) - passes * len(run.train)) <= over
+
+
+@pytest.mark.parametrize(
+    ("per_class", "of_epoch", "epochs"), [(4, 32, (4, 2)), (10, 64, (5, 2)), (8, 48, (6, 2))]
+)
+def test_epochs_of_batches_by_class_are_matched_by_what_they_count(per_class, of_epoch, epochs):
+    """Five classes, of which batches of sixteen have four of four images, 13 passes of each."""
+    run = make_run(classes=5, per_class=per_class, batch_size=16, pairs=True)
+    recipe = recipes.of(METHODS["breakdown_supcon"])
+    matched = recipe.matched(budget_of(run, 13))
+    encoder, *heads = [fit(phase, run.device, "fp32") for phase in phases_of(matched, run)]
+    assert encoder.images_seen == of_epoch * len(encoder.history)
+    assert (len(encoder.history), len(heads[0].history)) == epochs
+    assert matched.encoder.keep == 3
+    off = images_seen([encoder, *heads], 3) - 13 * len(run.train)
+    assert abs(off) <= 3 * len(run.train) / 2  # an epoch more of three heads would be no nearer
+    assert abs(off) <= min(abs(off + of_epoch), abs(off - of_epoch))
+
+
+@pytest.mark.parametrize("per_class", [2, 3, 8])
+@pytest.mark.parametrize(("classes", "each"), [(5, 4), (5, 10), (3, 6), (12, 3)])
+def test_an_epoch_of_batches_by_class_counts_what_it_takes(classes, each, per_class):
+    run = make_run(classes, each, batch_size=16, pairs=True)
+    recipe = quick("breakdown_supcon")
+    encoder = recipe.encoder.model_copy(update={"per_class": per_class})
+    (phase,) = recipe.model_copy(update={"encoder": encoder}).encoder_phases(run)
+    taken = sum(len(labels) for _, labels in phase.batches())
+    assert run.passes_of_classes(encoder, per_class) * len(run.train) == pytest.approx(taken)
+
+
+def test_a_balanced_sampler_counts_each_image_once():
+    run = make_run(classes=5, per_class=4, batch_size=16)
+    recipe = recipes.of(METHODS["finetune"] | {"sampler": "balanced"})
+    (phase,) = recipe.matched(budget_of(run, 13)).phases(run)
+    assert fit(phase, run.device, "fp32").images_seen == 13 * len(run.train)
 
 
 @pytest.mark.parametrize("augmentation", [None, SHIFTED], ids=["plain", "augmented"])

@@ -408,6 +408,12 @@ def test_many_methods_have_a_frame_each(many):
     assert not by_name["loss-n5"].framed  # one method has an encoder
 
 
+def test_three_frames_stand_in_a_row_where_two_would_leave_a_hole():
+    short = [f"method_{place}" for place in range(9)]
+    assert [base.across(short[:n]) for n in range(1, 10)] == [1, 2, 3, 2, 2, 2, 2, 2, 3]
+    assert base.across([*short[:2], "m" * (base.NARROW + 1)]) == 2
+
+
 def test_an_odd_number_of_frames_leaves_none_empty():
     figure, frames = base.frames([f"m{place}" for place in range(7)])
     assert figure.axes == frames and len(frames) == 7
@@ -513,11 +519,12 @@ def test_the_crossover_shows_who_is_ahead(kept):
     assert list(by_colour) == [PALETTE[0], PALETTE[1]]
     for of, (low, high, _) in zip(by_colour.values(), crossover.ahead, strict=True):
         assert list(of.get_xdata()) == [low, high]
-    crossing = next(of for of in axes.lines if of.get_linestyle() == ":")
-    assert list(crossing.get_xdata()) == [pytest.approx(10)] * 2
+    between = next(of for of in axes.lines if of.get_linestyle() == ":")
+    (_, end, _), (start, _, _) = crossover.ahead
+    assert list(between.get_xdata()) == [end, start]
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["5", "20"]
     texts = {text.get_text() for text in figure.legends[0].get_texts()}
-    assert texts == {"ahead (in its colour)", "finetune is ahead", "means cross"}
+    assert texts == {"ahead (in its colour)", "finetune is ahead", "the crossover lies here"}
 
 
 def test_variance_bars_are_whole(kept):

@@ -55,6 +55,8 @@ def test_escaped_text_stays_on_one_line_and_means_nothing():
 
 def test_commands_are_typed_as_they_stand(report):
     text = markdown(report)
-    assert "```\ngit checkout c0ffee\nmake repro " in text
+    assert (
+        "```\ngit checkout c0ffee\n# then make the other changes named above\nmake repro " in text
+    )
     clean = markdown(replace(report, made=Made()))
     assert "```\nmake repro " in clean

@@ -40,6 +40,18 @@ def test_the_commit_and_what_differs_from_it(project):
     assert made(project).changed == ("code.py",)
 
 
+def test_files_are_named_by_their_paths_in_the_project(project):
+    inner = project / "inner"
+    inner.mkdir()
+    (inner / "params.yaml").write_text("1\n")
+    git(project, "init", "-q")
+    git(project, "add", ".")
+    git(project, "commit", "-q", "-m", "all")
+    (inner / "params.yaml").write_text("2\n")
+    (project / "code.py").write_text("2\n")
+    assert made(inner).changed == ("params.yaml",)
+
+
 def test_outside_a_repository_and_without_data_nothing_is_named(project):
     assert made(project).commit == "" and made(project).changed == ()
     (project / "data.dvc").write_text("[\n")

@@ -11,17 +11,17 @@ HEADER = (
 OPEN, ACCURACY = "no difference detected", "test/accuracy"
 
 
-def row(method, verdict, detectable="", needed="", population="both"):
-    return f"{method},10,{ACCURACY},0.1,,,,,0,3,{verdict},{population},,,{detectable},{needed},\n"
+def row(method, verdict, detectable="", needed="", population="both", metric=ACCURACY):
+    return f"{method},10,{metric},0.1,,,,,0,3,{verdict},{population},,,{detectable},{needed},\n"
 
 
 @pytest.fixture
 def reports(tmp_path):
-    def write(*rows, low=0.9, high=0.95):
+    def write(*rows, low=0.9, high=0.95, metric=ACCURACY):
         methods = ["reference", *(of.split(",")[0] for of in rows)]
-        results = "".join(f"{m},10,0,{ACCURACY},0.92\n" for m in methods)
+        results = "".join(f"{m},10,0,{metric},0.92\n" for m in methods)
         (tmp_path / "results.csv").write_text("method,shots,seed,metric,value\n" + results)
-        found = {"10": {ACCURACY: {"mean": 0.92, "low": low, "high": high, "n": 3}}}
+        found = {"10": {metric: {"mean": 0.92, "low": low, "high": high, "n": 3}}}
         (tmp_path / "metrics.json").write_text(json.dumps(dict.fromkeys(methods, found)))
         (tmp_path / "comparison.csv").write_text(HEADER + "".join(rows))
         return summary_table(tmp_path).splitlines()
@@ -42,10 +42,11 @@ def test_what_could_have_been_detected_stands_below(reports):
     lines = reports(row("a", OPEN, 0.0323, 7), row("b", OPEN, 0.0211, 11), row("c", "worse", 0.3))
     assert lines[-2:] == [
         "No difference detected: one of 3.2 points would have been seen four times in five.",
-        "To see what would matter (compare.smallest_effect) takes 11 seeds.",
+        "To see what would matter (compare.smallest_effect), as far as 3 seeds can tell, about 11 "
+        "seeds are needed.",
     ]
     assert reports(row("a", OPEN, 0.0323), row("b", OPEN, 0.02, 11))[-1].endswith(
-        "takes more test images, not just more seeds."
+        "as far as 3 seeds can tell, no number of seeds would do: more test data are needed."
     )
     assert "detected" not in "\n".join(reports(row("a", "worse", 0.3)))
 
@@ -53,3 +54,11 @@ def test_what_could_have_been_detected_stands_below(reports):
 def test_no_width_is_no_spread(reports):
     assert "no spread" in reports(row("a", "worse"), low=0.92, high=0.92)[3]
     assert "90.0 to 95.0" in reports(row("a", "worse"))[3]
+
+
+def test_the_metric_stands_at_the_head_of_its_column(reports):
+    assert "accuracy  95 % interval" in reports(row("a", "worse"))[2]
+    metric = "test/5_way_1_shot_accuracy"
+    lines = reports(row("a", "worse", metric=metric), metric=metric)
+    assert lines[0].startswith("5-way 1-shot accuracy, mean over seeds")
+    assert "5-way 1-shot  95 % interval" in lines[2]

@@ -23,6 +23,8 @@ def test_numbers_in_words():
     assert words.difference(ACCURACY, -0.0001) == "0.0"
     assert words.difference("test/nll", -0.0124) == "−0.012"
     assert words.value(ACCURACY, 0.93449) == "93.4"
+    assert words.with_unit(ACCURACY, 0.93449) == f"93.4{words.FIXED}%"
+    assert words.with_unit("test/nll", 1.5) == f"1.500{words.FIXED}nats"
     assert words.interval(ACCURACY, Estimate(0.95, 0.88, 1.02, 3)) == "88.0 to 100.0"
     assert words.interval("test/nll", Estimate(1.5, -0.1, 3.1, 3)) == "0.000 to 3.100"
     assert [words.p_value(p) for p in (0.0, 0.0123, 0.123, 1.0, None)] == [
@@ -81,13 +83,28 @@ def test_findings_in_words():
 def test_what_could_have_been_detected_in_words():
     found = row_of(detectable=0.0323, seeds_needed=11)
     assert words.resolution(found, 0.02, "image") == (
-        "Detectable: 3.2 points. To detect 2.0 points: 11 seeds."
+        "Detectable: 3.2 points. To detect 2.0 points, as far as 3 seeds can tell, about 11 seeds "
+        "are needed."
     )
     assert words.resolution(row_of(detectable=0.012, seeds_needed=2), 0.02, "image").endswith(
-        "To detect 2.0 points: 2 seeds (there are 3)."
+        "about 2 seeds are needed (there are 3)."
     )
     assert words.resolution(row_of(detectable=1.3, seeds_needed=None), 0.02, "class") == (
-        "Detectable: more than 100\u00a0points. "
-        "More seeds alone would not detect 2.0 points: more test classes are needed."
+        "Detectable: more than 100\u00a0points. To detect 2.0 points, as far as 3 seeds can tell, "
+        "no number of seeds would do: more test classes are needed."
     )
     assert words.resolution(row_of(), 0.02, "image") == ""
+
+
+def test_numbers_of_seeds_are_said_as_roughly_as_they_are_known():
+    said = {n: words.enough(n, 3, "") for n in (3, 4, 99, 104, 137, 200, 201, 1000)}
+    assert said == {
+        3: "about 3 seeds are needed (there are 3)",
+        4: "about 4 seeds are needed",
+        99: "about 99 seeds are needed",
+        104: "about 100 seeds are needed",
+        137: "about 140 seeds are needed",
+        200: "about 200 seeds are needed",
+        201: "more than 200 seeds are needed",
+        1000: "more than 200 seeds are needed",
+    }

@@ -18,7 +18,13 @@ from pipeline.data.batches import read_list
 from pipeline.errors import InputError
 from pipeline.evaluation import diagnosis as names
 from pipeline.evaluation.diagnosis import Arrays, parse, read_arrays
-from pipeline.evaluation.latents import Labelled, describe, evenly, principal_components
+from pipeline.evaluation.latents import (
+    Labelled,
+    describe,
+    evenly,
+    principal_components,
+    separable_pairs,
+)
 from pipeline.models import architectures, weights
 from pipeline.models.views import views
 from pipeline.params import Params, plain, read
@@ -148,6 +154,11 @@ def embedding(network, inputs):
     return network.embedding(network.flatten(network.features(inputs))).numpy()
 
 
+def of_validation(latents):
+    """What is said of validation images' latents alone."""
+    return describe(None, latents, latents).values
+
+
 @pytest.mark.parametrize("method", ["breakdown", "finetune", "scratch", "softmax"])
 def test_every_method_is_looked_into_at_the_same_layer(project, method):
     run, _, _, found = of_run(method)
@@ -158,7 +169,7 @@ def test_every_method_is_looked_into_at_the_same_layer(project, method):
             normalised, (run.train_list, "prepared/splits/val.csv", "prepared/splits/test.csv")
         )
     )
-    wanted = describe(train, val)
+    wanted = describe(train, val, test)
     assert found.latent == "embedding" and found.dimension == 64
     for name, value in wanted.values.items():
         assert found.values[name] == (None if value is None else pytest.approx(value, rel=1e-4))
@@ -177,7 +188,7 @@ def test_a_network_that_ends_before_the_layer_is_looked_into_at_its_end(project)
     inputs, labels = normalised("prepared/splits/val.csv")
     with torch.no_grad():
         maps = network.encoder(inputs)  # (N, 32, 4, 4)
-    wanted = describe(None, Labelled(maps.mean(dim=(2, 3)).numpy(), labels)).values
+    wanted = of_validation(Labelled(maps.mean(dim=(2, 3)).numpy(), labels))
     assert found.latent == "features.3" and found.dimension == 32
     for name in (names.FISHER, names.EFFECTIVE_RANK, names.SPREAD):
         assert found.values[name] == pytest.approx(wanted[name], rel=1e-4)
@@ -235,7 +246,7 @@ def test_a_null_latent_is_what_the_last_layer_takes_in(copied):
     found = parse(read_json(run.diagnosis))
     inputs, labels = normalised("prepared/splits/val.csv")
     latents = torch.from_numpy(embedding(network, inputs)).relu().numpy()
-    wanted = describe(None, Labelled(latents, labels)).values
+    wanted = of_validation(Labelled(latents, labels))
     assert found.latent == "input of classifier"
     assert found.values[names.SPREAD] == pytest.approx(wanted[names.SPREAD], rel=1e-4)
     run, _, _, _ = of_run("softmax")
@@ -251,7 +262,7 @@ def test_a_layer_within_a_frozen_encoder_is_found(copied):
     with torch.no_grad():
         maps = whole(run).features(inputs).mean(dim=(2, 3)).numpy()
         right = (network(inputs).argmax(dim=1).numpy() == labels).mean()
-    wanted = describe(None, Labelled(maps, labels)).values
+    wanted = of_validation(Labelled(maps, labels))
     assert found.latent == "features" and found.dimension == 64
     assert found.values[names.SPREAD] == pytest.approx(wanted[names.SPREAD], rel=1e-4)
     assert found.values[names.VAL_ACCURACY] == pytest.approx(right)
@@ -262,6 +273,34 @@ def test_a_wrong_latent_is_one_line(copied, method):
     run, _, _, _ = of_run(method)
     with pytest.raises(InputError, match=r"params\.yaml: diagnostics\.latent: latent 'no': "):
         predict_test_split(params_of("classification", "no"), run)
+
+
+def test_only_so_many_test_images_are_looked_at(copied, monkeypatch):
+    from pipeline.tasks.classification import diagnosis
+
+    monkeypatch.setattr(diagnosis, "TEST_IMAGES", 5)
+    run, *_ = of_run("finetune")
+    predict_test_split(params_of("classification", "embedding"), run)
+    inputs, labels = normalised("prepared/splits/test.csv")
+    chosen = evenly(labels, 5)
+    wanted = principal_components(embedding(whole(run), inputs)[chosen], 50)
+    arrays = read_arrays(run.latents)
+    assert len(chosen) == 5 < len(labels) and arrays.labels.tolist() == labels[chosen].tolist()
+    assert arrays.latents == pytest.approx(wanted, abs=1e-3)
+    assert arrays.images.tolist() == pd.read_csv(run.predictions)["image"][chosen].tolist()
+
+
+def test_separable_pairs_are_those_of_test_images(copied, monkeypatch):
+    from pipeline.tasks.classification import diagnosis
+
+    monkeypatch.setattr(diagnosis, "IMAGES", 6)  # too few to say anything
+    run, *_ = of_run("early")
+    predict_test_split(params_of("classification", "features.0"), run)
+    found = parse(read_json(run.diagnosis))
+    inputs, labels = normalised("prepared/splits/test.csv")
+    with torch.no_grad():
+        maps = whole(run).features[0](inputs).mean(dim=(2, 3)).numpy()
+    assert found.values[names.SEPARABLE] == separable_pairs(maps, labels) is not None
 
 
 def test_a_forced_rerun_gives_the_same_bytes(copied):
@@ -324,7 +363,7 @@ def test_verification_is_looked_into_at_its_encodings(pairs_project, method, lat
 
     rows, labels = read_list("prepared/splits/val.csv")
     latents = encode(rows).numpy()
-    wanted = describe(None, Labelled(latents, labels)).values
+    wanted = of_validation(Labelled(latents, labels))
     assert found.latent == latent and found.dimension == latents.shape[1]
     assert found.values[names.PROBE_TRAIN] is found.values[names.PROBE_VAL] is None
     for name in (names.FISHER, names.DISTANCE_AUC, names.EFFECTIVE_RANK, names.SPREAD):
@@ -376,6 +415,52 @@ def test_the_timing_says_how_long_one_image_takes(project):
         assert timing.keys() == {"phases", "one_image_seconds"}
         assert isinstance(timing["one_image_seconds"], float)
         assert 0 < timing["one_image_seconds"] < timing["phases"][0]["seconds"] * 10
+
+
+@pytest.mark.parametrize("method", ["finetune", "softmax"])
+def test_what_is_timed_is_the_plain_network_warmed_up(copied, monkeypatch, method):
+    from pipeline.tasks import diagnosis
+    from pipeline.tasks.classification import predictions
+
+    events, timed = [], diagnosis.timed
+    place_in, normalise = predictions.place_in, architectures.normalise
+
+    def looked_into(*given):
+        place = place_in(*given)
+        return place._replace(seen=lambda of: events.append("latents") or place.seen(of))
+
+    def clocked(answer, device):
+        events.append("start")
+        found = timed(answer, device)
+        events.append("stop")
+        return found
+
+    monkeypatch.setattr(predictions, "place_in", looked_into)
+    monkeypatch.setattr(diagnosis, "timed", clocked)
+    monkeypatch.setattr(
+        architectures, "normalise", lambda *given: events.append("images") or normalise(*given)
+    )
+    predict_test_split(params_of("classification", "features"), RunId(method, 4, 0))
+    assert events[:4] == ["images", "start", "images", "stop"]  # warmed up, then the test split
+    assert events.count("latents") == 3  # of training, validation and test images
+    starts = [place for place, of in enumerate(events) if of == "start"]
+    assert len(starts) > FEWEST_REPEATS
+    assert all(events[place + 1 : place + 3] == ["images", "stop"] for place in starts)
+
+
+def test_verification_is_warmed_up_before_it_is_timed(pairs_project, tmp_path, monkeypatch):
+    from pipeline.tasks import diagnosis
+    from pipeline.tasks.verification import predictions
+
+    shutil.copytree(".", tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    events, timed, encode = [], diagnosis.timed, predictions.encode
+    monkeypatch.setattr(diagnosis, "timed", lambda *given: events.append("start") or timed(*given))
+    monkeypatch.setattr(
+        predictions, "encode", lambda *given: events.append("images") or encode(*given)
+    )
+    predict_test_split(params_of("verification", None), RunId("siamese", "all", 0))
+    assert events[:3] == ["images", "start", "images"]
 
 
 @pytest.mark.parametrize(("scale", "repeats"), [(0.01, REPEATS), (10.0, FEWEST_REPEATS)])

@@ -4,6 +4,7 @@ from pipeline.evaluation.statistics.compare import contrasts, estimates, varianc
 from pipeline.evaluation.statistics.crossed import Contribution
 from pipeline.evaluation.statistics.crossover import crossovers
 from pipeline.evaluation.statistics.multiple import holm
+from pipeline.evaluation.statistics.pairwise import pairwise
 from pipeline.evaluation.statistics.results import (
     ALPHA,
     LEVEL,
@@ -14,6 +15,7 @@ from pipeline.evaluation.statistics.results import (
     Crossover,
     CurvePoint,
     Estimate,
+    Pair,
     Population,
     Variance,
     Verdict,
@@ -30,6 +32,7 @@ __all__ = [
     "Crossover",
     "CurvePoint",
     "Estimate",
+    "Pair",
     "Population",
     "Variance",
     "Verdict",
@@ -37,5 +40,6 @@ __all__ = [
     "crossovers",
     "estimates",
     "holm",
+    "pairwise",
     "variances",
 ]

@@ -124,24 +124,31 @@ def comparison(
         smallest_effect: the difference that ``seeds_needed`` is to be found for.
     """
     table = values[:, None] if table is None else table
-    mean, n = float(values.mean()), len(values)
-    wins = int(np.sum(values > 0 if higher_is_better else values < 0))
-    found = spread(table)
-    if found is None:
-        return Comparison(mean, None, None, None, wins, n)
-    bounds = interval(mean, found)
-    judged = Comparison(mean, *bounds, None, wins, n, population(table), found.error, found.df)
-    if n == 1:
+    judged, found = tested(values, table, higher_is_better)
+    if found is None or len(values) == 1:
         return judged
     varies = np.ptp(table) > 0  # what does not vary says nothing of what might have been found
     alpha = ALPHA / compared
     return replace(
         judged,
-        p_value=p_value(mean, found),
         detectable=detectable(found, alpha) if varies else None,
         seeds_needed=_seeds_needed(table, smallest_effect, alpha) if varies else None,
         sign_flip_p=sign_flip(values),
     )
+
+
+def tested(
+    values: Floats, table: Floats, higher_is_better: bool = True
+) -> tuple[Comparison, Spread | None]:
+    """As `comparison`, without power and sign flips, and the spread that it rests on."""
+    mean, n = float(values.mean()), len(values)
+    wins = int(np.sum(values > 0 if higher_is_better else values < 0))
+    found = spread(table)
+    if found is None:
+        return Comparison(mean, None, None, None, wins, n), None
+    p = p_value(mean, found) if n > 1 else None
+    bounds = interval(mean, found)
+    return Comparison(mean, *bounds, p, wins, n, population(table), found.error, found.df), found
 
 
 def variances(

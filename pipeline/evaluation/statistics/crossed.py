@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-FEWEST = 5  # seeds, and units, that Satterthwaite's approximation is used from
+FEWEST_SEEDS, FEWEST_UNITS = 5, 20  # that Satterthwaite's approximation is used from
 LEAST = 0.4  # of the variance of the mean by units alone; see `_crossed`
 TRUSTED = 0.75  # of Satterthwaite's degrees of freedom
 
@@ -137,11 +137,11 @@ def _crossed(
     come out too many, since he takes mean squares for known, so `TRUSTED` of them count, and never
     fewer than those of the fewer of seeds and units. Both numbers were chosen by simulating both
     components from 0 to 30 times the rest's share: for 5 to 10 seeds, 95 % intervals cover 94.6
-    to 96.9 % from 50 units on, and 92 to 97 % with 10. (With 0.5 and 1 they cover 94 to 97 %, but
-    Holm's adjustment errs in up to 6.7 %; held at all that units give, they cover up to 98 %; at
-    a quarter of it, with 5 units, as little as 90 %.) Below `FEWEST` seeds or units the mean
-    squares are too uncertain to choose the degrees of freedom: those of the fewest then count,
-    and intervals cover 95 % or more.
+    to 96.9 % from 50 units on. (With 0.5 and 1 they cover 94 to 97 %, but Holm's adjustment errs in
+    up to 6.7 %; held at all that units give, they cover up to 98 %; at a quarter of it, with 5
+    units, as little as 90 %.) Below `FEWEST_SEEDS` or `FEWEST_UNITS` the mean squares are too
+    uncertain to choose the degrees of freedom (with 10 of each, intervals would cover 92 %): those
+    of the fewest then count, and intervals cover 93 % or more, below five seeds 95 %.
     """
     total = max(between_seeds + between_units - rest, LEAST * between_units)
     if total <= 1e-9 * rest:  # means equal over seeds and over units
@@ -151,5 +151,6 @@ def _crossed(
     squares = (between_seeds, between_units, rest)
     doubt = sum((square / total) ** 2 / df for square, df in zip(squares, freedom, strict=True))
     df_of_error = max(1 / doubt, fewest)
-    df = max(TRUSTED * df_of_error, fewest) if fewest + 1 >= FEWEST else fewest
+    known = seeds >= FEWEST_SEEDS and units >= FEWEST_UNITS
+    df = max(TRUSTED * df_of_error, fewest) if known else fewest
     return Spread((total / (seeds * units)) ** 0.5, df, df_of_error)

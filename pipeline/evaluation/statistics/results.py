@@ -78,6 +78,21 @@ class Contrast:
 
 
 @dataclass(frozen=True)
+class Pair:
+    """One row of ``pairwise.csv``: two methods, at some shots, in the primary metric.
+
+    ``comparison`` is of method minus other, without power; ``p_adjusted`` is for all pairs of
+    methods at these shots.
+    """
+
+    method: str
+    other: str
+    shots: int | str
+    comparison: Comparison
+    p_adjusted: float | None
+
+
+@dataclass(frozen=True)
 class Variance:
     """One row of ``variance.csv``: where the spread of a metric comes from.
 

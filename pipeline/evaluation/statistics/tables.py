@@ -20,7 +20,7 @@ def of_units(
     """Contributions (S, U) of a method at some shots; None where a seed has none.
 
     Raises:
-        ValueError: seeds differ in their number of units or in what a unit is.
+        ValueError: seeds differ in their number of units or in what a unit is, or one is NaN.
     """
     runs = [RunId(method, shots, seed) for seed in compare.seeds]
     found = [contributions.get(run, {}).get(metric) for run in runs]
@@ -30,7 +30,7 @@ def of_units(
     kinds = {(one.unit, len(one.values)) for one in present}
     if len(kinds) > 1:
         raise ValueError(f"{metric} of {method} at {shots} shots: units differ: {sorted(kinds)}")
-    return settled(np.stack([one.values for one in present]))
+    return settled(_known(np.stack([one.values for one in present]), method, shots, metric))
 
 
 def unit_of(
@@ -43,8 +43,13 @@ def unit_of(
 def of_seeds(
     values: Values, compare: Compare, method: str, shots: int | str, metric: str
 ) -> Floats:
-    """A metric's values (S,) of a method at some shots."""
-    return np.array([values[RunId(method, shots, seed)][metric] for seed in compare.seeds])
+    """A metric's values (S,) of a method at some shots.
+
+    Raises:
+        ValueError: one is NaN.
+    """
+    found = np.array([values[RunId(method, shots, seed)][metric] for seed in compare.seeds])
+    return _known(found, method, shots, metric)
 
 
 def difference(ours: Floats, theirs: Floats) -> Floats:
@@ -65,6 +70,13 @@ def settled(table: Floats, rounding: float | None = None) -> Floats:
     if rounding is None:
         rounding = _rounding(np.abs(table).max(), table)
     return np.full_like(table, table.flat[0]) if np.ptp(table) <= rounding else table
+
+
+def _known(table: Floats, method: str, shots: int | str, metric: str) -> Floats:
+    """The table, since a NaN would silently turn every p-value that it meets into 1."""
+    if np.isnan(table).any():
+        raise ValueError(f"{metric} of {method} at {shots} shots: NaN among the values")
+    return table
 
 
 def _rounding(scale: float, table: Floats) -> float:

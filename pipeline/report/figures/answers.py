@@ -130,12 +130,12 @@ def _counts(answers: Answers, classes: int) -> Floats:
 def _confusion_panel(
     name: str, title: str, found: Mapping[str, Floats], classes: Sequence[str]
 ) -> Panel:
-    columns = 2 if len(classes) <= SIDE_BY_SIDE and len(found) > 1 else 1
-    height = {1: 300, 2: 165}[columns]
+    columns = base.across(list(found)) if len(classes) <= SIDE_BY_SIDE else 1
+    height = {1: 300, 2: 165, 3: 110}[columns]
     figure, frames = base.frames(list(found), columns=columns, height=height)
     for axes, matrix in zip(frames, found.values(), strict=True):
         _matrix(axes, matrix, numbers=len(classes) <= NUMBERED)
-    names = [base.cut(of, 9 if columns == 2 else 14) for of in classes]
+    names = [base.cut(of, 14 if columns == 1 else 9) for of in classes]
     size = 9 if len(classes) <= NUMBERED else 8
     for axes in frames:
         rotation = 90 if max(map(len, names)) * len(names) > 40 // columns else 0

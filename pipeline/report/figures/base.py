@@ -30,6 +30,7 @@ BACKDROP: dict[str, Any] = {"color": INK, "linewidth": 1.1, "linestyle": "--", "
 ZERO: dict[str, Any] = {"color": INK, "linewidth": 1.1, "alpha": 0.7}
 MOST_POINTS = 200  # drawn of one curve
 MOST_CLASSES = 20  # with a row of their own
+NARROW = 14  # letters that a name may have over one of three frames in a row
 FEW_DECADES = 1.5  # of a logarithmic axis: 2 and 5 are labelled, too
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 STYLE: dict[str, Any] = {
@@ -133,6 +134,12 @@ def frames(
         axes.set_title(cut(name, 44 // columns), fontsize=10, loc="left", pad=3)
         axes.tick_params(labelsize=9)
     return figure, found[: len(names)]
+
+
+def across(names: Sequence[str]) -> int:
+    """How many frames stand in a row: two, or three where two would leave a hole and names fit."""
+    odd_rows = len(names) % 6 == 3
+    return 3 if odd_rows and max(map(len, names)) <= NARROW else min(len(names), 2)
 
 
 def label(figure: Figure, found: Sequence[Any], x: str, y: str) -> None:

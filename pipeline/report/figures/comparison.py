@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from matplotlib.colors import to_rgba
@@ -23,14 +24,9 @@ BAND: dict[str, Any] = {
     "linewidth": 0,
 }  # differences too small to matter
 AHEAD: dict[str, Any] = {"linewidth": 6, "solid_capstyle": "round"}
-CROSSING: dict[str, Any] = {"color": base.INK, "linewidth": 1.1, "linestyle": ":"}
+CROSSOVER: dict[str, Any] = {"color": base.INK, "linewidth": 2.2, "linestyle": ":"}
+FOOT = 0.04  # of a frame's height, where it is marked who is ahead
 ROW, CURVE_HEIGHT, BAR_ROW = 28, 150, 26
-UNITS = {  # by what a test unit is, in the plural
-    "image": "test images",
-    "class": "test classes",
-    "official run": "official runs",
-    "group of classes": "groups of test classes",
-}
 REST = to_rgba(base.INK, 0.25)
 
 
@@ -68,8 +64,7 @@ def crossover_panels(crossovers: Sequence[Crossover], compare: Compare) -> list[
     if not crossovers:
         return []
     names = [crossover.method for crossover in crossovers]
-    columns = min(len(names), 2)
-    figure, frames = base.frames(names, columns=columns, height=CURVE_HEIGHT)
+    figure, frames = base.frames(names, columns=base.across(names), height=CURVE_HEIGHT)
     place = base.shots_places(sorted(n for n in compare.shots if isinstance(n, int)))
     for axes, crossover in zip(frames, crossovers, strict=True):
         _crossover(axes, crossover, compare)
@@ -81,6 +76,15 @@ def crossover_panels(crossovers: Sequence[Crossover], compare: Compare) -> list[
     _crossover_key(figure, crossovers, compare)
     title = f"Difference to {compare.reference} by training images"
     return [base.panel("crossover", "crossover", title, figure)]
+
+
+def crossover_stretches(crossover: Crossover) -> list[tuple[float, float]]:
+    """From where one is last shown to be ahead to where the other first is, in shots."""
+    return [
+        (high, low)
+        for (_, high, before), (low, _, after) in pairwise(sorted(crossover.ahead))
+        if before != after
+    ]
 
 
 def variance_panels(variances: Sequence[Variance], compare: Compare, metric: str) -> list[Panel]:
@@ -107,7 +111,7 @@ def variance_panels(variances: Sequence[Variance], compare: Compare, metric: str
                 if row.of == kind:
                     _bar(axes, compare.methods.index(row.method), row.share_of_seeds)
         figure.supxlabel("share of the variance of the mean", fontsize=base.LABEL_SIZE)
-        units = UNITS.get(rows[0].unit, rows[0].unit)
+        units = words.several(rows[0].unit)
         hints = [Patch(color=base.INK, alpha=0.75), Patch(color=REST)]
         base.key(figure, hints, ["seeds (in colour)", units], above=True, columns=2)
         title = f"Where the uncertainty comes from, with {words.budget(shots)}"
@@ -150,11 +154,12 @@ def _crossover(axes: Any, crossover: Crossover, compare: Compare) -> None:
     band = [point.low for point in curve], [point.high for point in curve]
     axes.fill_between(shots, *band, color=own, alpha=0.2, linewidth=0)
     axes.plot(shots, [point.difference for point in curve], color=own, linewidth=2)
-    for crossing in crossover.crossings:
-        axes.axvline(crossing, **CROSSING)
+    foot = axes.get_xaxis_transform()
+    for stretch in crossover_stretches(crossover):
+        axes.plot(stretch, [FOOT] * 2, transform=foot, **CROSSOVER)
     for low, high, ahead in crossover.ahead:
         style = {"color": colour(compare.methods.index(ahead)), **AHEAD}
-        axes.plot([low, high], [0.04] * 2, transform=axes.get_xaxis_transform(), **style)
+        axes.plot([low, high], [FOOT] * 2, transform=foot, **style)
 
 
 def _crossover_key(figure: Any, crossovers: Sequence[Crossover], compare: Compare) -> None:
@@ -167,9 +172,9 @@ def _crossover_key(figure: Any, crossovers: Sequence[Crossover], compare: Compar
         own = colour(compare.methods.index(compare.reference))
         hints.append(Line2D([], [], color=own, **AHEAD))
         labels.append(f"{base.cut(compare.reference, 14)} is ahead")
-    if any(crossover.crossings for crossover in crossovers):
-        hints.append(Line2D([], [], **CROSSING))
-        labels.append("means cross")
+    if any(map(crossover_stretches, crossovers)):
+        hints.append(Line2D([], [], **CROSSOVER))
+        labels.append("the crossover lies here")
     if hints:
         base.key(figure, hints, labels, above=True, columns=2)
 

@@ -29,7 +29,7 @@ MOST_IMAGES = 300  # on one map
 MOST_IN_ALL = 2400  # on the maps of all methods: the page stays small
 PERPLEXITY = 30.0
 FEWEST = 8  # images of which neighbours say anything
-MAP_HEIGHT = 140
+MAP_HEIGHTS = {1: 280, 2: 140, 3: 92}  # by how many stand in a row
 OTHERS = to_rgba(base.INK, 0.3)
 MAPS = {"pca": "Principal components of the latents", "tsne": "t-SNE of the latents"}
 
@@ -47,7 +47,7 @@ def distance_panels(runs: Sequence[Run], compare: Compare) -> list[Panel]:
     shown = [method for method in compare.methods if len(edges[method])]
     if not shown:
         return []
-    figure, frames = base.frames(shown, share_y=False)
+    figure, frames = base.frames(shown, share_y=False, columns=base.across(shown))
     for axes, method in zip(frames, shown, strict=True):
         own = colour(compare.methods.index(method))
         same = mean_shares([d.same for d in found[method]], edges[method])
@@ -176,10 +176,8 @@ def _map(
     ranked: Sequence[int],
     classes: Sequence[str],
 ) -> Any:
-    columns = min(len(planes), 2)
-    figure, frames = base.frames(
-        list(planes), False, False, columns, MAP_HEIGHT if columns == 2 else 2 * MAP_HEIGHT
-    )
+    columns = base.across(list(planes))
+    figure, frames = base.frames(list(planes), False, False, columns, MAP_HEIGHTS[columns])
     others = any(not np.isin(labels[method], ranked).all() for method in planes)
     for axes, (method, plane) in zip(frames, planes.items(), strict=True):
         rest = ~np.isin(labels[method], ranked)

@@ -74,7 +74,7 @@ def layer_panels(runs: Sequence[Run], compare: Compare) -> list[Panel]:
     shown = [method for method in compare.methods if len(found[method]) > 1]
     if not shown:
         return []
-    figure, frames = base.frames(shown, share_x=False)
+    figure, frames = base.frames(shown, share_x=False, columns=base.across(shown))
     for method, axes in zip(shown, frames, strict=True):
         own, norms = colour(compare.methods.index(method)), found[method]
         for time, style in TIMES.items():

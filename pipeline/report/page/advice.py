@@ -1,16 +1,17 @@
-"""Which method to use, by what the verdicts show and, where they show nothing, by the cost."""
+"""Which method to use: what the comparisons of all pairs show, and where they leave it open."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.evaluation.statistics.results import ALPHA, LOWER_IS_BETTER, Pair
 from pipeline.report.page.report import UNTRAINED, Report, control
 
 DIGITS = 2  # significant ones of a number of images; what agrees in them costs the same
 
-Ground = Literal["best", "better", "several", "open", "untold", "alone"]
+Ground = Literal["best", "cheapest", "open", "untold", "alone"]
 
 
 @dataclass(frozen=True)
@@ -20,17 +21,25 @@ class Advice:
     Attributes:
         shots: images a class.
         use: the method.
-        ground: ``best``: shown to be; ``better``: than the reference, as no other method is;
-            ``several`` are, of which it is the cheapest; ``open``: no difference was detected, and
-            it is the cheapest but for an untrained network; ``untold``: one seed tells nothing, it
-            has the highest mean; ``alone``: nothing was compared.
-        among: the methods between which nothing decides but the cost, in compare order.
+        ground: ``best``: shown to be better than every other; else no method is, and ``cheapest``:
+            it is the contender that sees the fewest images, shown to lose at most
+            ``compare.smallest_effect`` to any; ``open``: it is the contender of the highest mean;
+            ``untold``: one seed tells nothing, it has the highest mean; ``alone``: nothing was
+            compared.
+        leaders: the methods of the highest mean, mostly one; the first is what others are held
+            against.
+        contenders: the first leader and all that are not shown to be behind it, in compare order.
+        behind: all others, in compare order.
+        p: the largest adjusted p that ``best`` rests on.
     """
 
     shots: int | str
     use: str
     ground: Ground
-    among: tuple[str, ...]
+    leaders: tuple[str, ...] = ()
+    contenders: tuple[str, ...] = ()
+    behind: tuple[str, ...] = ()
+    p: float | None = None
 
 
 @dataclass(frozen=True)
@@ -41,39 +50,106 @@ class Price:
     seconds: float | None
 
 
+@dataclass(frozen=True)
+class Gap:
+    """How far one method is ahead of another in what is better: difference and interval."""
+
+    difference: float
+    low: float | None
+    high: float | None
+    p_adjusted: float | None
+
+    def turned(self) -> Gap:
+        """How far the other is ahead of the one."""
+        low, high = (None if bound is None else -bound for bound in (self.high, self.low))
+        return Gap(-self.difference, low, high, self.p_adjusted)
+
+
 def advise(report: Report, shots: int | str) -> Advice:
-    """What the verdicts in the primary metric support at some shots."""
+    """What the pairs of methods support at some shots, in the primary metric."""
     compare, metric = report.compare, report.primary
-    verdicts = {row.method: row.verdict for row in report.contrasts(metric, shots)}
-    means = {m: report.estimate(m, shots, metric).mean for m in compare.methods}
-    if not verdicts:
-        return Advice(shots, compare.reference, "alone", (compare.reference,))
-    if "too few seeds to tell" in verdicts.values():
-        return Advice(shots, max(means, key=means.__getitem__), "untold", ())
-    ground, among = contenders(compare.methods, compare.reference, verdicts)
-    trained = [method for method in among if control(report.params, method) != UNTRAINED]
-    prices = {method: price(report, method, shots) for method in trained or among}
-    return Advice(shots, cheapest(prices), ground, among)
+    lower = metric in LOWER_IS_BETTER
+    return choose(
+        shots,
+        {method: report.estimate(method, shots, metric).mean for method in compare.methods},
+        {method: price(report, method, shots).images for method in compare.methods},
+        gaps([pair for pair in report.findings.pairs if pair.shots == shots], lower),
+        compare.smallest_effect,
+        lower,
+        [method for method in compare.methods if control(report.params, method) == UNTRAINED],
+    )
 
 
-def contenders(
-    methods: Sequence[str], reference: str, verdicts: Mapping[str, str]
-) -> tuple[Ground, tuple[str, ...]]:
-    """The methods of which none is shown to be behind, and on what ground.
+def choose(
+    shots: int | str,
+    means: Mapping[str, float],
+    images: Mapping[str, float | None],
+    gaps: Mapping[tuple[str, str], Gap],
+    smallest_effect: float,
+    lower_is_better: bool = False,
+    untrained: Collection[str] = (),
+) -> Advice:
+    """As `advise`, from plain values.
 
-    Those that are better than the reference, else the reference and what does not differ from it.
-    Methods are compared with the reference alone, never with each other.
+    The seconds that training took have no say: they differ from one time to the next.
+
+    Args:
+        shots: images a class.
+        means: of every method, in compare order.
+        images: that each saw in training, as far as known.
+        gaps: of each method to each other, as `gaps` makes them.
+        smallest_effect: the smallest difference that would matter.
+        lower_is_better: whether the lowest mean is the best.
+        untrained: methods that are there as a control and not to be used.
     """
-    better = [method for method in methods if verdicts.get(method) == "better"]
-    unlike = [method for method in methods if verdicts.get(method) in ("better", "worse")]
-    level = [method for method in methods if method != reference and method not in unlike]
-    if len(better) > 1:
-        return "several", tuple(better)
-    if better:
-        return ("better" if level else "best"), tuple(better)
-    if level:
-        return "open", tuple(m for m in methods if m == reference or m in level)
-    return "best", (reference,)
+    cost = {method: _level(number) for method, number in images.items()}
+    sign = -1 if lower_is_better else 1
+    ranked = sorted(means, key=lambda method: (-sign * means[method], cost[method]))
+    leader, *others = ranked
+    leaders = tuple(method for method in ranked if means[method] == means[leader])
+    if not others:
+        return Advice(shots, leader, "alone", leaders)
+    p_of = {method: gaps[leader, method].p_adjusted for method in others}
+    known = [p for p in p_of.values() if p is not None]
+    if len(known) < len(others):
+        return Advice(shots, leader, "untold", leaders)
+    behind = tuple(m for m in means if m in p_of and _shown(gaps[leader, m]))
+    if len(behind) == len(others):
+        return Advice(shots, leader, "best", leaders, (leader,), behind, max(known))
+    contenders = tuple(method for method in means if method not in behind)
+    trained = [m for m in ranked if m in contenders and m not in untrained] or [leader]
+    cheap = min(trained, key=cost.__getitem__)  # of equal ones the one of the highest mean
+    lost = [gaps[other, cheap].high for other in contenders if other != cheap]
+    near = (
+        len(trained) > 1
+        and images[cheap] is not None
+        and all(most is not None and most <= smallest_effect for most in lost)
+    )
+    if near:
+        return Advice(shots, cheap, "cheapest", leaders, contenders, behind)
+    return Advice(shots, trained[0], "open", leaders, contenders, behind)
+
+
+def gaps(pairs: Sequence[Pair], lower_is_better: bool = False) -> dict[tuple[str, str], Gap]:
+    """How far the first is ahead of the second, both ways round, from pairs at some shots."""
+    found = {}
+    for pair in pairs:
+        of = pair.comparison
+        gap = Gap(of.difference, of.low, of.high, pair.p_adjusted)
+        ahead = gap.turned() if lower_is_better else gap
+        found[pair.method, pair.other] = ahead
+        found[pair.other, pair.method] = ahead.turned()
+    return found
+
+
+def _shown(gap: Gap) -> bool:
+    """Whether the one is shown to be ahead of the other."""
+    return gap.difference > 0 and gap.p_adjusted is not None and gap.p_adjusted < ALPHA
+
+
+def _level(images: float | None) -> float:
+    """A number of images in the digits that count."""
+    return float("inf") if images is None else float(f"{images:.{DIGITS}g}")
 
 
 def supported_best(
@@ -82,10 +158,14 @@ def supported_best(
     """The method that the verdicts against the reference show to be best, if they show one.
 
     It is the reference if all others are worse, or the one method that is better while all the
-    remaining ones are worse. Two methods that are both better were never compared.
+    remaining ones are worse. Of two methods that are both better, or of one that is better and
+    one that does not differ detectably, these verdicts say nothing.
     """
-    ground, among = contenders(methods, reference, verdicts)
-    return among[0] if ground == "best" and len(methods) > 1 else None
+    better = [method for method in methods if verdicts.get(method) == "better"]
+    worse = [method for method in methods if verdicts.get(method) == "worse"]
+    if len(methods) == 1 or len(better) > 1 or len(better) + len(worse) < len(methods) - 1:
+        return None
+    return better[0] if better else reference
 
 
 def price(report: Report, method: str, shots: int | str) -> Price:
@@ -95,25 +175,6 @@ def price(report: Report, method: str, shots: int | str) -> Price:
         mean([total([cost.images_seen for cost in run.costs]) for run in runs]),
         mean([total([cost.seconds for cost in run.costs]) for run in runs]),
     )
-
-
-def cheapest(prices: Mapping[str, Price]) -> str:
-    """The method of the fewest images through the network; of those about level, the fastest."""
-
-    def rank(method: str) -> tuple[float, float]:
-        found = prices[method]
-        return _images(found), float("inf") if found.seconds is None else found.seconds
-
-    return min(prices, key=rank)
-
-
-def level(prices: Iterable[Price]) -> bool:
-    """Whether all took about as many images through the network."""
-    return len({_images(price) for price in prices}) == 1
-
-
-def _images(of: Price) -> float:
-    return float("inf") if of.images is None else float(f"{of.images:.{DIGITS}g}")
 
 
 def total(values: Sequence[float | None]) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -34,6 +34,7 @@ MLFLOW = "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"  # 
 COMMANDS = """\
 make repro    # trains what is missing, and writes this report
 make ui       # the same runs in MLflow"""
+PARAMS = "params.yaml"
 LONGEST = 60  # characters of a setting
 OPEN_ROWS = 12
 SHOWN_CHANGES = 5
@@ -52,7 +53,7 @@ def section(report: Report) -> Section:
     )
     blocks = [
         paragraph(*_state(made)),
-        Listing(_checkout(made)),
+        Listing("\n".join([*_checkout(made), COMMANDS])),
         paragraph(
             "In MLflow the runs, and a summary that holds this report, stand in the experiment ",
             *(Code(EXPERIMENT), ": while ", Code("make ui"), " is running, at "),
@@ -62,7 +63,7 @@ def section(report: Report) -> Section:
         *_differences(report.params, made),
         _machines(report),
         *_versions(made),
-        Fold(("params.yaml",), [Listing(as_yaml(report.params))]),
+        Fold((PARAMS,), [Listing(as_yaml(report.params))]),
     ]
     return Section("again", "Make it again", blocks, brief=True)
 
@@ -72,12 +73,16 @@ def _state(made: Made) -> Iterator[Inline]:
         yield "Made of commit "
         yield Code(made.commit)
         yield (
-            f", with changes that are not in it: {_changed(made)}."
+            f", with changes that are not in it: {_shown(made.changed)}. The commit alone is not "
+            "enough."
             if made.dirty
             else ", unchanged."
         )
     else:
-        yield "Made outside a git repository: there is no commit to name."
+        yield "Made outside a git repository: there is no commit to name. It takes this "
+        yield "project, the "
+        yield Code(PARAMS)
+        yield " below and this data."
     if made.data:
         yield " The data is "
         yield Code(made.data)
@@ -86,14 +91,20 @@ def _state(made: Made) -> Iterator[Inline]:
         yield ")."
 
 
-def _changed(made: Made) -> str:
-    more = len(made.changed) - SHOWN_CHANGES
-    shown = ", ".join(made.changed[:SHOWN_CHANGES])
-    return f"{shown} and {more} more" if more > 0 else shown
+def _shown(files: Sequence[str]) -> str:
+    more = len(files) - SHOWN_CHANGES
+    return f"{', '.join(files[:SHOWN_CHANGES])} and {more} more" if more > 0 else ", ".join(files)
 
 
-def _checkout(made: Made) -> str:
-    return f"git checkout {made.commit[:12]}\n{COMMANDS}" if made.commit else COMMANDS
+def _checkout(made: Made) -> Iterator[str]:
+    """The lines that put the files in place."""
+    if not made.commit:
+        return
+    yield f"git checkout {made.commit[:12]}"
+    if PARAMS in made.changed:
+        yield f"# then put the {PARAMS} below in its place"
+    if set(made.changed) - {PARAMS}:
+        yield "# then make the other changes named above"
 
 
 def _differences(params: Params, made: Made) -> Iterator[Block]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -10,6 +11,7 @@ from markupsafe import Markup
 from pipeline.colours import colour
 from pipeline.report.figures import Panel
 from pipeline.report.page.contents import document
+from pipeline.report.page.document import Document
 from pipeline.report.page.report import Report
 
 
@@ -19,6 +21,11 @@ def html(report: Report) -> str:
     Raises:
         InputError: as ``document``.
     """
+    return rendered(document(report), report.compare.methods)
+
+
+def rendered(of: Document, methods: Sequence[str]) -> str:
+    """A document as a page; ``methods`` in the order of their colours."""
     environment = Environment(
         loader=PackageLoader("pipeline.report"),
         autoescape=True,
@@ -28,9 +35,8 @@ def html(report: Report) -> str:
     )
     environment.filters["base64"] = lambda data: base64.b64encode(data).decode()
     environment.filters["inline"] = _inline
-    methods = report.compare.methods
     return environment.get_template("page.html").render(
-        document=document(report),
+        document=of,
         colours={method: colour(index) for index, method in enumerate(methods)},
     )
 

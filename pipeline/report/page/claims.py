@@ -40,17 +40,17 @@ from pipeline.report.page.document import (
 from pipeline.report.page.plates import figures
 from pipeline.report.page.report import Report
 
-CLAIMS = {
-    "separable": "It makes the latent linearly separable",
-    "gradients": "Its gradients neither vanish nor explode",
-    "overfitting": "It overfits less",
-    "better": "It trains better",
-    "cheaper": "It takes fewer images",
+CLAIMS = {  # each beside the reference
+    "separable": "A more linearly separable latent than {reference}'s",
+    "gradients": "Gradients nearer to balance than {reference}'s",
+    "overfitting": "A smaller gap between training and validation than {reference}'s",
+    "better": "Better than {reference}",
+    "cheaper": "Fewer images than {reference}",
 }
 MEASURES = {
-    PROBE_VAL: "Validation accuracy of a linear probe on the latent, %",
-    SEPARABLE: "Pairs of classes that a hyperplane parts, %",
-    GRADIENTS: "Orders of magnitude between first and last layer's gradient",
+    PROBE_VAL: "Linear probe on the latent, accuracy on validation images, %",
+    SEPARABLE: "Pairs of classes that a hyperplane parts, of test images, %",
+    GRADIENTS: "Orders of magnitude between the gradients of two layers, mean over epochs",
     ACCURACY_GAP: "Training minus validation accuracy, points",
     LOSS_GAP: "Validation minus training loss, nats",
     IMAGES_SEEN: "Images through the network",
@@ -81,9 +81,12 @@ def section(report: Report) -> Section | None:
     reference = report.compare.reference
     explained = note(
         f"Means over seeds, against {reference}, with the {words.INTERVAL} of the paired "
-        "difference over seeds (for the test metric that of the verdict). Held and did not hold: "
-        "where the interval leaves out zero; these are not adjusted for their number. The first "
-        "measure of a claim decides it, others stand beside."
+        "difference over seeds. Held and did not hold: where that interval leaves out zero, not "
+        "adjusted for the number of claims. Which is better goes by the adjusted verdict of the "
+        "comparison, whose interval may leave out zero where nothing is decided; images are "
+        "counted, not estimated. The first measure of a claim decides it, others stand beside. Of "
+        "the latent, separable pairs decide where they are measured and some seed differs, else "
+        "the probe; they are not measured where classes have too few images for so many dimensions."
     )
     blocks = [*warned, *tables, *([explained] if tables else [])]
     return Section("claims", "What the breakdown claims", blocks, brief=True)
@@ -98,27 +101,20 @@ def _table(report: Report, claims: list[Claim]) -> Table:
         Column("Difference", place="wide"),
         Column("Verdict", number=False, place="wide"),
     ]
-    rows, said = [], ""
     several = len({claim.method for claim in claims}) > 1
-    for claim in claims:
-        first = f"{claim.method} {claim.claim}" != said
-        said = f"{claim.method} {claim.claim}"
-        rows.append(_row(claim, first, several))
-    return Table(columns, rows)
+    return Table(columns, [_row(claim, report.compare.reference, several) for claim in claims])
 
 
-def _row(claim: Claim, first: bool, several: bool) -> list[Cell]:
-    sentence = CLAIMS.get(claim.claim, claim.claim)
+def _row(claim: Claim, reference: str, several: bool) -> list[Cell]:
+    sentence = CLAIMS[claim.claim].format(reference=reference)
     head = Cell((*((Method(claim.method), " ") if several else ()), sentence))
-    beside = Cell((Small("beside it"),)) if not first else head
-    verdict = Cell((Strong(claim.verdict),) if first else (claim.verdict,))
     return [
-        beside,
-        cell(measured(claim.measure)),
+        head if claim.decides else Cell((Small("beside it"),)),
+        cell(measured(claim.measure), claim.note),
         cell(amount(claim.measure, claim.value)),
         cell(amount(claim.measure, claim.reference)),
-        Cell((amount(claim.measure, claim.difference, signed=True),), _interval(claim)),
-        verdict,
+        cell(_difference(claim.measure, claim.difference), _interval(claim)),
+        Cell((Strong(claim.verdict) if claim.decides else claim.verdict,)),
     ]
 
 
@@ -127,7 +123,7 @@ def measured(measure: str) -> str:
     return MEASURES.get(measure) or f"{words.title(measure)}, {words.unit(measure)}"
 
 
-def amount(measure: str, number: float | None, signed: bool = False) -> str:
+def amount(measure: str, number: float | None) -> str:
     """A measure's number as it is printed."""
     if number is None:
         return words.NONE
@@ -139,16 +135,23 @@ def amount(measure: str, number: float | None, signed: bool = False) -> str:
         text = f"{abs(number):.3f}"
     else:
         text = f"{100 * abs(number):.1f}"
-    zero = not any(digit in "123456789" for digit in text)
-    sign = "" if zero else "−" if number < 0 else "+" if signed else ""
-    return f"{sign}{text}"
+    negative = number < 0 and any(digit in "123456789" for digit in text)
+    return f"{'−' if negative else ''}{text}"
+
+
+def _difference(measure: str, number: float | None) -> str:
+    """With its sign, even of what is rounded to zero: a verdict may hang on the side of zero."""
+    if not number:
+        return amount(measure, number)
+    return f"{'−' if number < 0 else '+'}{amount(measure, abs(number))}"
 
 
 def _interval(claim: Claim) -> str:
-    if claim.low is None:
+    if claim.low is None or claim.high is None:
         return ""
-    low, high = (amount(claim.measure, bound, signed=True) for bound in (claim.low, claim.high))
-    return words.NO_SPREAD if low == high else f"{low} to {high}"
+    if claim.low == claim.high:
+        return words.NO_SPREAD
+    return f"{_difference(claim.measure, claim.low)} to {_difference(claim.measure, claim.high)}"
 
 
 def _collapsed(report: Report) -> Iterator[Block]:
@@ -177,8 +180,8 @@ def inside(report: Report) -> Section | None:
         for run in report.evidence.runs
     )
     blocks.append(note(f"The latent looked into, the same for every method where it can be: "
-                       f"{words.listed(list(latents))}. Probes learn on training images, the rest "
-                       "is of validation images."))  # fmt: skip
+                       f"{words.listed(list(latents))}. Probes learn on training images; separable "
+                       "pairs are of test images, the rest is of validation images."))  # fmt: skip
     return Section("inside", "Inside the networks", blocks)
 
 

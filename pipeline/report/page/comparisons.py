@@ -8,6 +8,7 @@ from pipeline.evaluation.collect import UnitInterval
 from pipeline.evaluation.statistics.results import Contrast, Crossover, Variance
 from pipeline.evaluation.verification import DRAWS, pairs_needed
 from pipeline.report import words
+from pipeline.report.figures.comparison import crossover_stretches
 from pipeline.report.page.document import (
     Block,
     Cell,
@@ -28,7 +29,7 @@ from pipeline.report.page.document import (
 from pipeline.report.page.plates import figures
 from pipeline.report.page.report import Report
 
-UNITS = {"identity": "test classes", "run": "official runs"}  # what a bootstrap draws
+DRAWN = {"identity": "class", "run": "official run"}  # what a bootstrap draws, as a test unit
 
 
 def crossover_sentences(report: Report) -> list[Item]:
@@ -54,10 +55,22 @@ def _crossover(found: Crossover, reference: str) -> str:
         )
         undecided = found.ahead[0][0] > least or found.ahead[-1][1] < most or len(found.ahead) > 1
         said += "; all else is undecided" if undecided else ""
-    if not found.crossings:
-        return f"{said}. The mean difference keeps its sign."
-    crossings = words.listed([_shots(shots) for shots in found.crossings])
-    return f"{said}. The mean difference changes its sign at about {crossings}."
+    return f"{said}. {_crossings(found)}"
+
+
+def _crossings(found: Crossover) -> str:
+    """Where one overtakes the other; a crossing that no verdict stands beside is no finding."""
+    stretches = crossover_stretches(found)
+    loose = [c for c in found.crossings if not any(low <= c <= high for low, high in stretches)]
+    said = []
+    if stretches:
+        between = [f"between {_shots(low)} and {_shots(high)}" for low, high in stretches]
+        lies = "crossover lies" if len(stretches) == 1 else "crossovers lie"
+        said.append(f"The {lies} {words.listed(between)}.")
+    if loose:
+        at = words.listed([_shots(shots) for shots in loose])
+        said.append(f"The means cross at about {at}, which these runs do not pin down.")
+    return " ".join(said) or "The means do not cross."
 
 
 def _stretch(low: float, high: float) -> str:
@@ -125,8 +138,9 @@ def _comparison_note(report: Report) -> str:
         "and the same test. Difference, interval and p come from one model, of crossed random "
         "effects of seeds and of what was tested; where a metric cannot be taken apart by test "
         "images, or there is one seed, from the seeds or from the test images alone. p is "
-        "adjusted after Holm over the methods, for each number of shots and each metric; the "
-        "intervals are not adjusted. Wins count the seeds in which the method was strictly better."
+        "adjusted after Holm over the methods, for each number of shots and each metric, and the "
+        "verdict goes by it; the intervals are not adjusted, so that one may leave out zero "
+        "without a verdict. Wins count the seeds in which the method was strictly better."
     ]
     if any(row.comparison.sign_flip_p is not None for row in rows):
         said.append("Beside it, the exact sign-flip test over seeds alone, not adjusted.")
@@ -247,7 +261,7 @@ def _no_interval(row: UnitInterval) -> str:
     if row.low is not None:
         return ""
     if row.units < 2:
-        return f"No interval: {_units(row)[:-1]} shows no spread."
+        return f"No interval: {_units(row)} shows no spread."
     return (
         f"No interval: with fewer than {words.count(pairs_needed(row.metric))} test pairs of two "
         "classes, a handful of them decides the score, and drawing them again does not show how "
@@ -256,7 +270,7 @@ def _no_interval(row: UnitInterval) -> str:
 
 
 def _units(row: UnitInterval) -> str:
-    return f"{words.count(row.units)} {UNITS[row.unit]}"
+    return words.units(row.units, DRAWN[row.unit])
 
 
 def shots_section(report: Report) -> Section | None:

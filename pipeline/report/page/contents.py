@@ -20,6 +20,7 @@ from pipeline.report.page.plates import figures
 from pipeline.report.page.report import Report
 
 TITLE = "Which training serves these images best?"
+MOST_NAMED = 3  # methods in the report's name
 
 
 def document(report: Report) -> Document:
@@ -48,13 +49,25 @@ def document(report: Report) -> Document:
         fairness.section(report),
         again.section(report),
     ]
-    methods = len(report.compare.methods)
     lede = (
-        f"{methods} method{'' if methods == 1 else 's'} on ",
+        f"{_number(report)} on ",
         Strong(report.params.data.target),
         f", {words.seeds(len(report.compare.seeds))}. {report.evidence.tested.lede}",
     )
-    return Document(TITLE, lede, [found for found in sections if found is not None])
+    shown = [found for found in sections if found is not None]
+    return Document(TITLE, _name(report), lede, shown)
+
+
+def _name(report: Report) -> str:
+    """What is compared, on which images: ``breakdown and finetune on data/target``."""
+    methods = report.compare.methods
+    who = words.listed(methods) if len(methods) <= MOST_NAMED else _number(report)
+    return f"{who} on {report.params.data.target}"
+
+
+def _number(report: Report) -> str:
+    methods = len(report.compare.methods)
+    return f"{methods} method{'' if methods == 1 else 's'}"
 
 
 def _figures(report: Report, name: str, title: str, brief: bool = False) -> Section | None:

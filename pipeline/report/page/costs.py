@@ -21,7 +21,11 @@ from pipeline.report.page.document import (
 from pipeline.report.page.report import Report
 
 CLOSED_FORM = "solve"  # the phase of what is no optimisation
-COUNTED = ("Images seen", "Seconds", "Images / s")
+COUNTED = ("Images seen in training", "Seconds", "Images / s")
+COUNTING = (
+    "An image is seen once for each training batch that it is in. The latents of a frozen part "
+    "are computed once, and count in every epoch that trains on them."
+)
 MEMORY = Column("Peak memory", "MB")
 LEAD = (Column("Method", number=False), Column("Shots"))
 
@@ -32,11 +36,11 @@ def section(report: Report) -> Section:
         ("Training, phase by phase, and how soon it converged",), [_phase_table(report)]
     )
     explained = note(
-        "Means over seeds; the largest peak of memory. Predicting is timed from all test images in "
-        "memory to all answers, one image alone as the median of several. The epoch kept is the "
-        "one whose weights did best on the validation images, of all that were run; what is solved "
-        "for, and what diverged, has none. Seconds and memory are of the machine that made the "
-        "run, and differ from one time to the next."
+        f"Means over seeds; the largest peak of memory. {COUNTING} Predicting is timed from all "
+        "test images in memory to all answers, one image alone as the median of several. The epoch "
+        "kept is the one whose weights did best on the validation images, of all that were run; "
+        "what is solved for, and what diverged, has none. Seconds and memory are of the machine "
+        "that made the run, and differ from one time to the next."
     )
     blocks: list[Block] = [_training_table(report), _network_table(report), by_phase, explained]
     return Section("costs", "What it cost", blocks, brief=True)

@@ -144,7 +144,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Figure:
-    """Panels that belong together, under a title and above a caption."""
+    """Panels that belong together, under a title, if it has one, and above a caption."""
 
     title: str
     caption: str
@@ -221,9 +221,10 @@ class Section:
 
 @dataclass(frozen=True)
 class Document:
-    """The whole report: its title, what was compared in a sentence, and the sections."""
+    """The whole report: its title, its name among others, what was compared, the sections."""
 
     title: str
+    name: str
     lede: Text
     sections: Sequence[Section]
 

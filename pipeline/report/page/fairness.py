@@ -8,7 +8,7 @@ from pipeline.evaluation.collect import SharedInput, shared_inputs
 from pipeline.params import Augmentation, Training
 from pipeline.report import words
 from pipeline.report.page.advice import price
-from pipeline.report.page.costs import CLOSED_FORM
+from pipeline.report.page.costs import CLOSED_FORM, COUNTING
 from pipeline.report.page.data import listed
 from pipeline.report.page.document import (
     Block,
@@ -61,7 +61,7 @@ def section(report: Report) -> Section:
         _input_table(report, shared),
         Items(list(_shared_settings(report))),
         _budget_table(report),
-        note(*_budget_note(report)),
+        note(*_budget_note(report), f" {COUNTING}"),
     ]
     return Section("fair", "Was it a fair comparison?", blocks, brief=True)
 
@@ -134,12 +134,12 @@ def augmentation(of: Augmentation) -> str:
 
 
 def _budget_table(report: Report) -> Table:
-    """Images through the network and seconds side by side, and as multiples of the reference."""
+    """Images seen in training and seconds side by side, and as multiples of the reference."""
     reference = report.compare.reference
     columns = [
         Column("Method", number=False),
         Column("Shots"),
-        Column("Images through the network"),
+        Column("Images seen in training"),
         Column(f"times {reference}"),
         Column("Seconds of training"),
         Column(f"times {reference}"),
@@ -180,6 +180,6 @@ def _budget_note(report: Report) -> Iterator[Inline]:
     passes = report.params.training.passes
     yield "Budgets are matched ("
     yield Code("compare.budget: matched")
-    yield f"): every method passes {words.count(passes)} images through the network for each "
-    yield "training image, as nearly as whole epochs allow; early stopping may use less, and what "
-    yield "is solved for passes each image once."
+    yield f"): every method sees {words.count(passes)} images for each of its training images, "
+    yield "as nearly as whole epochs allow; early stopping may use less, and what is solved for "
+    yield "sees each image once."

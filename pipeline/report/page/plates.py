@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.report import words
 from pipeline.report.page.document import Block, Figure, Figures, Fold
@@ -33,8 +33,9 @@ PLATES = {  # in the order of the page
     "forest": Plate(
         "figures",
         "Differences to {reference}",
-        "The dot is the mean difference, the bar its 95 % interval; a filled dot is a verdict. "
-        "The band is what would not matter: {effect} points either way.",
+        "The dot is the mean difference, the bar its 95 % interval. Filled: a verdict, after "
+        "adjustment for the number of methods; hollow: none, also where the bar alone leaves out "
+        "zero. The band is what would not matter: {effect} points either way.",
     ),
     "learning": Plate(
         "shots",
@@ -45,8 +46,8 @@ PLATES = {  # in the order of the page
     "crossover": Plate(
         "shots",
         "Difference to {reference} by training images",
-        "The line is the mean difference, the band its 95 % interval; marked is who is ahead: "
-        "where an interval widened for the number of methods compared leaves out zero.",
+        "The line is the mean difference, the band its 95 % interval; marked below it is who is "
+        "ahead: where an interval widened for the number of methods compared leaves out zero.",
     ),
     "training": Plate(
         "training",
@@ -135,7 +136,9 @@ def figures(report: Report, section: str) -> list[Block]:
         if plate.section == section and any(panel.group == group for panel in report.panels)
     ]
     shown = [figure for plate, figure in found if not plate.folded]
-    folds = [Fold((of.title,), [Figures([of])]) for plate, of in found if plate.folded]
+    folds = [
+        Fold((of.title,), [Figures([replace(of, title="")])]) for plate, of in found if plate.folded
+    ]
     return [*([Figures(shown)] if shown else []), *folds]
 
 

@@ -29,7 +29,7 @@ class Made:
 
     Attributes:
         commit: that is checked out.
-        changed: tracked files that differ from it.
+        changed: tracked files that differ from it, by their paths in the project.
         data: the md5 that DVC has of the data.
         default: the parameters of the default comparison.
         versions: of the packages that evaluated, by name.
@@ -51,9 +51,10 @@ def made(root: Path = Path()) -> Made:
     """Look it up in the project's folder; without git, or without data under DVC, that is empty."""
     commit = _git(root, "rev-parse", "HEAD").strip()
     status = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", *WRITTEN)
+    prefix = _git(root, "rev-parse", "--show-prefix").strip()  # git's paths are the repository's
     return Made(
         commit=commit,
-        changed=tuple(line[3:] for line in status.splitlines()),
+        changed=tuple(line[3:].removeprefix(prefix) for line in status.splitlines()),
         data=_data(root / DATA),
         default=_default(root / DEFAULT),
         versions=dict(_versions()),

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from pipeline.evaluation.statistics.results import Contrast
 from pipeline.report import words
-from pipeline.report.page.advice import Advice, advise, level, price
+from pipeline.report.page.advice import Advice, advise
 from pipeline.report.page.document import (
     Block,
     Code,
@@ -26,6 +26,7 @@ from pipeline.report.page.report import UNTRAINED, Report, control
 
 NAMED = 3  # methods in the answer; of more their number
 LISTED_FINDINGS = 6  # in all; more are folded
+UNDECIDED = ("open", "cheapest")
 
 
 def section(report: Report) -> Section:
@@ -35,7 +36,7 @@ def section(report: Report) -> Section:
     blocks = [
         Paragraph((answer(report, advice),), "lead"),
         note(_grounds(report)),
-        *(block for of in advice for block in _of_shots(report, of.shots, folded)),
+        *(block for of in advice for block in _of_shots(report, of, folded)),
         *_explanations(report),
         *_warnings(report),
     ]
@@ -43,136 +44,146 @@ def section(report: Report) -> Section:
 
 
 def answer(report: Report, advice: Sequence[Advice]) -> str:
-    """The one sentence: what to use at which shots, and on what ground."""
-    groups: dict[tuple[str, str, tuple[str, ...]], list[Advice]] = {}
+    """The lead: what to use at which shots, and on what ground; a sentence for what is alike."""
+    doubts = {_kind(of) for of in advice if of.ground in UNDECIDED}
+    groups: dict[tuple[object, ...], list[Advice]] = {}
     for of in advice:
-        groups.setdefault((of.ground, of.use, of.among), []).append(of)
-    uses = dict.fromkeys(of.use for of in advice)
-    always = len(groups) > 1 and len(uses) == 1
-    clause = _clause_of_it if always else _clause
-    said = "; ".join(
-        f"with {words.budgets([of.shots for of in same])}, {clause(report, same)}"
-        for same in groups.values()
+        together = len(doubts) > 1 and of.ground in UNDECIDED
+        groups.setdefault(UNDECIDED if together else _kind(of), []).append(of)
+    return " ".join(
+        f"With {words.budgets([of.shots for of in same])}, "
+        f"{_in_short(report, same) if kind == UNDECIDED else _clause(report, same)}."
+        for kind, same in groups.items()
     )
-    return f"Use {next(iter(uses))}: {said}." if always else f"{words.capital(said)}."
 
 
-def _clause_of_it(report: Report, same: Sequence[Advice]) -> str:
-    """The ground alone, where one method is to be used at all shots."""
-    first, reference = same[0], report.compare.reference
-    sure = "".join(f" ({of})" for of in _sure(report, same))
-    if first.ground == "best":
-        return f"it is shown to be best{sure}"
-    if first.ground == "better":
-        return f"it is shown to be better than {reference}{sure}"
-    among = words.listed(first.among)
-    if first.ground == "several":
-        return (
-            f"it is {_cheap(report, first)} of {among}, which are better than "
-            f"{reference} and were not compared with each other"
-        )
-    return (
-        f"no difference detected between {among}{_unseen(report, same)}, of which it is "
-        f"{_cheap(report, first)}"
+def _kind(of: Advice) -> tuple[object, ...]:
+    """What is alike in advice that one sentence gives."""
+    led = of.ground == "open" and of.use in of.leaders  # whoever leads is to be used
+    return of.ground, None if led else of.use, of.contenders, of.behind
+
+
+def _in_short(report: Report, same: Sequence[Advice]) -> str:
+    """What to do at several shots of unlike doubts, which the findings below tell of."""
+    used, taken = (
+        _by_use(report, [of for of in same if of.ground == ground]) for ground in UNDECIDED
     )
+    said = [f"use {words.listed(used)}, by the mean alone, or {_to_know(report)}"] if used else []
+    if taken:
+        they = "it loses" if len(taken) == 1 else "they lose"
+        said.append(f"take {words.listed(taken)}: {_spares(report, they)}")
+    return f"no method is shown to be best: {'; '.join(said)}"
+
+
+def _by_use(report: Report, advice: Sequence[Advice]) -> list[str]:
+    """``scratch with 5 and 10``, for every method that is to be used."""
+    shots_of: dict[str, list[Advice]] = {}
+    for of in advice:
+        shots_of.setdefault(of.use, []).append(of)
+    return [
+        f"{_name(report, use, same)} with {words.listed([str(of.shots) for of in same])}"
+        for use, same in shots_of.items()
+    ]
 
 
 def _clause(report: Report, same: Sequence[Advice]) -> str:
     """What holds at all shots of some equal advice; numbers where it is of one alone."""
-    first, reference = same[0], report.compare.reference
-    known = [_score(report, first)] if len(same) == 1 else _sure(report, same)
+    first = same[0]
+    name = _name(report, first.use, same)
+    known = _score(report, first) if len(same) == 1 else []
     scored = f" ({', '.join(known)})" if known else ""
     if first.ground == "best":
-        return f"use {first.use}, shown to be best{scored}"
-    if first.ground == "better":
-        return f"use {first.use}, shown to be better than {reference}{scored}"
+        others = "every other method" if len(first.behind) > 1 else first.behind[0]
+        known.append(_sure([of.p for of in same if of.p is not None]))
+        return f"use {name}, shown to be better than {others} ({', '.join(known)})"
     if first.ground == "untold":
-        which = "has" if len(same) == 1 else "has each time"
-        return (
-            f"one seed cannot tell the methods apart; {first.use} {which} the highest mean{scored}"
-        )
+        has = "has" if len(same) == 1 else "has each time"
+        return f"one seed cannot tell the methods apart; {name} {has} the highest mean{scored}"
     if first.ground == "alone":
-        return f"{first.use} was compared with no other method{scored}"
-    paid = f" ({_paid(report, first)})" if len(same) == 1 else ""
-    among = words.listed(first.among)
-    if first.ground == "several":
-        return (
-            f"take {_cheap(report, first)} of {among}, {first.use}{paid}: they are better than "
-            f"{reference}, and were not compared with each other"
-        )
-    worse = [_worse(report, of.shots) for of in same]
-    behind = [method for method in worse[0] if all(method in others for others in worse)]
-    less = f"; {_behind(behind)} worse" if behind else ""
+        return f"{name} was compared with no other method{scored}"
+    doubt = f"no method is shown to be best: {_standing(report, same)}"
+    if first.ground == "cheapest":
+        return f"{doubt}; take {first.use}: {_spares(report, 'it loses')}"
+    alike = len({of.use for of in same}) == 1
+    use = first.use if alike else "the one of the highest mean"
+    return f"{doubt}; use {use}, or {_to_know(report)}"
+
+
+def _spares(report: Report, they_lose: str) -> str:
+    effect = words.amount(report.primary, report.compare.smallest_effect)
+    return f"none sees fewer images in training, and {they_lose} less than {effect} to any"
+
+
+def _to_know(report: Report) -> str:
+    tested = "test images" if report.unit(report.primary) == "image" else "test data"
+    return f"add seeds or {tested} to know"
+
+
+def _standing(report: Report, same: Sequence[Advice]) -> str:
+    """Who has the highest mean, who is not shown to be behind, and who is."""
+    first = same[0]
+    alike = len({of.leaders for of in same}) == 1
+    led = _one_leader(report, same) if alike else _several_leaders(report, same)
+    behind = _are(report, first.behind, same) if first.behind else ""
+    return f"{led}; {behind} behind" if behind else led
+
+
+def _one_leader(report: Report, same: Sequence[Advice]) -> str:
+    first, metric = same[0], report.primary
+    leaders = words.listed([_name(report, method, same) for method in first.leaders])
+    have, them = ("has", "it") if len(first.leaders) == 1 else ("share", "them")
+    mean = report.estimate(first.leaders[0], first.shots, metric).mean
+    score = f" ({words.with_unit(metric, mean)})" if len(same) == 1 else " each time"
+    level = [method for method in first.contenders if method not in first.leaders]
+    rest = f", and {_are(report, level, same)} not shown to be behind {them}" if level else ""
+    return f"{leaders} {have} the highest mean {words.named(metric)}{score}{rest}"
+
+
+def _several_leaders(report: Report, same: Sequence[Advice]) -> str:
+    contenders = same[0].contenders
+    shots_of: dict[tuple[str, ...], list[str]] = {}
+    for of in same:
+        shots_of.setdefault(of.leaders, []).append(str(of.shots))
+    led = [f"{words.listed(who)} with {words.listed(n)}" for who, n in shots_of.items()]
+    level = f"{len(contenders)} methods"
+    if len(contenders) <= NAMED:
+        level = words.listed([_name(report, method, same) for method in contenders])
     return (
-        f"no difference detected between {among}{_unseen(report, same)}: take "
-        f"{_cheap(report, first)}, {first.use}{paid}{less}"
+        f"{words.listed(led)} have the highest mean {words.named(report.primary)}, and none of "
+        f"{level} is shown to be behind"
     )
 
 
-def _cheap(report: Report, of: Advice) -> str:
-    spared = [m for m in of.among if control(report.params, m) == UNTRAINED]
-    prices = [price(report, method, of.shots) for method in of.among if method not in spared]
-    which = "the fastest" if level(prices) else "the cheapest"
-    return f"{which} but for the untrained control" if spared else which
-
-
-def _unseen(report: Report, same: Sequence[Advice]) -> str:
-    """How large a difference may hide among those of which none is shown to be ahead."""
-    sizes = [
-        row.comparison.detectable
-        for of in same
-        for row in report.contrasts(report.primary, of.shots)
-        if row.method in of.among and row.comparison.detectable is not None
-    ]
-    if not sizes:
-        return ""
-    if max(sizes) >= 1 and report.primary not in words.UNITS:
-        return " (any may have gone unseen)"
-    return f" (one below {words.detectable(report.primary, max(sizes))} may have gone unseen)"
-
-
-def _worse(report: Report, shots: int | str) -> list[str]:
-    rows = report.contrasts(report.primary, shots)
-    return [row.method for row in rows if row.verdict == "worse"]
-
-
-def _behind(methods: Sequence[str]) -> str:
+def _are(report: Report, methods: Sequence[str], same: Sequence[Advice]) -> str:
+    """``a is``, ``a and b are``; of many their number."""
     if len(methods) > NAMED:
         return f"{len(methods)} other methods are"
-    return f"{words.listed(methods)} {'is' if len(methods) == 1 else 'are'}"
+    named = words.listed([_name(report, method, same) for method in methods])
+    return f"{named} {'is' if len(methods) == 1 else 'are'}"
 
 
-def _score(report: Report, of: Advice) -> str:
+def _name(report: Report, method: str, same: Sequence[Advice]) -> str:
+    """A method, with what must be known of it wherever it is named."""
+    runs = [run for of in same for run in report.runs(method, of.shots)]
+    lost = sum(run.diverged for run in runs)
+    known = ["the untrained control"] if control(report.params, method) == UNTRAINED else []
+    known += [f"{lost} of its {words.runs(len(runs))} diverged"] if lost else []
+    return f"{method} ({', '.join(known)})" if known else method
+
+
+def _score(report: Report, of: Advice) -> list[str]:
     metric = report.primary
     found = report.estimate(of.use, of.shots, metric)
-    said = [f"{words.named(metric)} {words.value(metric, found.mean)}{words.FIXED}%"]
+    said = [f"{words.named(metric)} {words.with_unit(metric, found.mean)}"]
     if found.low is not None:
         said.append(f"{words.INTERVAL} {words.interval(metric, found)}")
-    return ", ".join([*said, *_sure(report, [of])])
+    return said
 
 
-def _sure(report: Report, same: Sequence[Advice]) -> list[str]:
-    """The largest adjusted p that the ground rests on, where it rests on any."""
-    use, metric = same[0].use, report.primary
-    if same[0].ground not in ("best", "better"):
-        return []
-    p = [
-        row.p_adjusted
-        for of in same
-        for row in report.contrasts(metric, of.shots)
-        if row.p_adjusted is not None and use in (row.method, report.compare.reference)
-    ]
+def _sure(p: Sequence[float]) -> str:
+    """The largest of some adjusted p."""
     shown = words.p_value(max(p))
-    if shown.startswith("<"):
-        return [f"adjusted p {shown}"]
-    return [f"adjusted p {'at most' if len(p) > 1 else '='} {shown}"]
-
-
-def _paid(report: Report, of: Advice) -> str:
-    found = price(report, of.use, of.shots)
-    return (
-        f"{words.count(found.images)} images through the network, {words.seconds(found.seconds)} s"
-    )
+    return f"adjusted p {shown}" if shown.startswith("<") else f"adjusted p at most {shown}"
 
 
 def _grounds(report: Report) -> str:
@@ -186,43 +197,46 @@ def _grounds(report: Report) -> str:
             f"{words.seeds(n)} are few: the intervals are as wide as that makes them, and only "
             "large differences can be detected."
         )
+    if n == 2:
+        said.append("Intervals from two seeds bound next to nothing.")
     if n == 1:
         said.append("One seed shows no spread between trainings, so that no verdict is given.")
+    elif report.findings.pairs:
+        said.append(_risk(report))
     return " ".join(said)
 
 
-def _of_shots(report: Report, shots: int | str, folded: bool) -> Iterator[Block]:
-    """Who is ahead, and every finding; where all together are many, under a summary of them."""
-    rows = report.contrasts(report.primary, shots)
+def _risk(report: Report) -> str:
+    """What the level of the tests is the risk of."""
+    said = f"The risk of a wrong verdict is 5{words.FIXED}%"
+    if len(report.compare.shots) > 1:
+        said += " for each number of shots, and larger for all of them together"
+    if len(report.compare.methods) == 2:
+        return f"{said}."
+    return (
+        f"{said}. It is that of all pairs of methods together; below, every method is compared "
+        f"with {report.compare.reference} alone, and p adjusted for these comparisons."
+    )
+
+
+def _of_shots(report: Report, of: Advice, folded: bool) -> Iterator[Block]:
+    """How the methods stand, and every finding; where all are many, under a summary of them."""
+    rows = report.contrasts(report.primary, of.shots)
     if not rows:
         return
     items = Items([_item(report, row) for row in rows])
-    head = words.capital(f"with {words.budget(shots)}")
-    said = f": {_leader(report, shots)}"
+    head = words.capital(f"with {words.budget(of.shots)}")
+    against = f"against {report.compare.reference}"
+    stand = ""
+    if len(report.compare.shots) > 1:  # of one alone the lead has told it
+        stand, against = f"{_standing(report, [of])}. ", words.capital(against)
     if folded:
         counted = Counter(row.verdict for row in rows)
         shown = ", ".join(f"{n} {verdict}" for verdict, n in counted.items())
-        remark = f"{said[2:]} Against {report.compare.reference}: {shown}."
-        yield Fold((head, Small(remark)), [items])
+        yield Fold((head, Small(f"{words.capital(stand + against)}: {shown}.")), [items])
     else:
-        yield Paragraph((Strong(head), said))
+        yield Paragraph((Strong(head), f"{': ' if stand else ', '}{stand}{against}:"))
         yield items
-
-
-def _leader(report: Report, shots: int | str) -> str:
-    """Who has the highest mean, as it is printed, without calling it best."""
-    metric = report.primary
-    means = {
-        method: words.value(metric, report.estimate(method, shots, metric).mean)
-        for method in report.compare.methods
-    }
-    top = max(means.values(), key=float)
-    leaders = [method for method, value in means.items() if value == top]
-    have = "has" if len(leaders) == 1 else "share"
-    return (
-        f"{words.listed(leaders)} {have} the highest mean {words.named(metric)}, "
-        f"{top}{words.FIXED}%."
-    )
 
 
 def _item(report: Report, row: Contrast) -> Item:

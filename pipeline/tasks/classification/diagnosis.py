@@ -14,10 +14,11 @@ from pipeline import workspace
 from pipeline.data.batches import ImageSet, load_images, read_list
 from pipeline.errors import InputError
 from pipeline.evaluation.latents import Labelled, evenly
-from pipeline.models import anatomy, architectures, weights
+from pipeline.models import architectures, weights
 from pipeline.models.cut import cut, split
 from pipeline.models.heads import Assembled, flatten
 from pipeline.records import RunId
+from pipeline.tasks import anatomy
 from pipeline.tasks.diagnosis import IMAGES, TEST_IMAGES, Fit, Look, as_array, cut_of
 from pipeline.training.phase import EVALUATION_BATCH
 
@@ -35,7 +36,6 @@ def look(
     network: nn.Module,
     place: Place,
     test: ImageSet,
-    test_latents: Tensor,
     names: Sequence[str],
 ) -> Look:
     """Look into a trained network.
@@ -46,7 +46,6 @@ def look(
         network: in evaluation mode, on its device.
         place: where.
         test: the test images.
-        test_latents: theirs (N, D).
         names: theirs (N,).
     """
     architecture = record["parameters"]["model"]["architecture"]
@@ -54,12 +53,14 @@ def look(
     (train, train_fit), (val, val_fit) = (_outcome(place, architecture, of) for of in splits)
     labels = test.labels.cpu().numpy()
     chosen = evenly(labels, TEST_IMAGES)
+    pixels = test.pixels[torch.from_numpy(chosen).to(test.pixels.device)]
+    latents, _ = watch(place, architecture, pixels)
     one = architectures.normalise(test.pixels[:1], architecture)
     return Look(
         latent=place.latent,
         train=train,
         val=val,
-        test=Labelled(as_array(test_latents)[chosen], labels[chosen]),
+        test=Labelled(as_array(latents), labels[chosen]),
         images=[names[number] for number in chosen],
         train_fit=train_fit,
         val_fit=val_fit,

@@ -15,9 +15,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from pipeline import workspace
 from pipeline.data.batches import load_images, read_list, read_trials
 from pipeline.evaluation.latents import Labelled, evenly
-from pipeline.models import anatomy
 from pipeline.models.pairs import Verifier
 from pipeline.records import VAL_TRIALS, RunId
+from pipeline.tasks import anatomy
 from pipeline.tasks.diagnosis import IMAGES, TEST_IMAGES, Fit, Look, as_array, cut_of
 from pipeline.tasks.verification.runs import encode, pair_list
 

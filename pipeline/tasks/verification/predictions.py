@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from pipeline.tasks import diagnosis
 from pipeline.tasks.diagnosis import Tested
 from pipeline.tasks.verification.diagnosis import look
 from pipeline.tasks.verification.runs import encode, probabilities
+from pipeline.training.phase import EVALUATION_BATCH
 
 EXAMPLES = 6  # of each kind
 Answer = tuple[str, int, int, int, int, float]  # episode, left, right, label, predicted, score
@@ -43,12 +43,15 @@ def write(
     pixels = load_images(workspace.IMAGES, rows, labels, device).pixels
     asked_of = read_trials(trials, rows)
 
-    started = time.perf_counter()
-    encodings = encode(network, asked["architecture"], pixels, asked["views"])
-    scores = {
-        name: probabilities(network, encodings, of.left, of.right) for name, of in asked_of.items()
-    }
-    seconds = time.perf_counter() - started
+    def judge() -> tuple[torch.Tensor, dict[str, NDArray[np.float64]]]:
+        found = encode(network, asked["architecture"], pixels, asked["views"])
+        return found, {
+            name: probabilities(network, found, of.left, of.right) for name, of in asked_of.items()
+        }
+
+    # the first use of a device takes longer
+    encode(network, asked["architecture"], pixels[:EVALUATION_BATCH], asked["views"])
+    (encodings, scores), seconds = diagnosis.timed(judge, device)
 
     answers = {
         name: list(

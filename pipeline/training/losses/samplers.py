@@ -42,19 +42,35 @@ def m_per_class_batches(
     """
     import torch
 
-    if per_class * 2 > batch_size:
-        raise InputError(
-            f"params.yaml: {per_class} images a class leave no second class in a batch of "
-            f"{batch_size}; use at most {batch_size // 2}, or larger batches"
-        )
-    classes = len(labels.unique())
-    together = min(classes, batch_size // per_class)
-    each = max(per_class, batch_size // together if together == classes else 0)
+    together, each = class_batch(len(labels.unique()), batch_size, per_class)
     size = together * each
     sampler = importlib.import_module("pytorch_metric_learning.samplers").MPerClassSampler
     with _numpy_random(int(torch.randint(2**32, (), generator=generator))):
         drawn = sampler(labels.cpu(), each, size, length_before_new_iter=batches * size)
         return list(torch.tensor(list(drawn), dtype=torch.int64).split(size))
+
+
+def class_batch(
+    classes: int, batch_size: int, per_class: int, where: str = "per_class"
+) -> tuple[int, int]:
+    """How many classes are together in a batch of ``m_per_class_batches``, and images of each.
+
+    Args:
+        classes: how many there are.
+        batch_size: the most images a batch.
+        per_class: images a class and batch, at least.
+        where: the key that says so, for the error.
+
+    Raises:
+        InputError: no second class would fit into a batch.
+    """
+    if 2 * per_class > batch_size:
+        raise InputError(
+            f"params.yaml: {where}: {per_class} of a class leave no second class in a batch of "
+            f"{batch_size}; use at most {batch_size // 2}, or larger batches"
+        )
+    together = min(classes, batch_size // per_class)
+    return together, max(per_class, batch_size // together if together == classes else 0)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from pipeline.evaluation.statistics import (
     contrasts,
     estimates,
     holm,
+    pairwise,
     variances,
 )
 from pipeline.evaluation.statistics.compare import comparison, estimate, verdict
@@ -120,6 +121,25 @@ def test_unpaired_values_are_refused():
     contributions[RunId("other", 5, 1)] = {ACCURACY: Contribution(np.ones(39), "image")}
     with pytest.raises(ValueError, match="test/accuracy of other at 5 shots: units differ"):
         contrasts(values, contributions, compare, [ACCURACY], ACCURACY)
+
+
+@pytest.mark.parametrize("where", ["values", "contributions"])
+def test_nan_is_refused(where):
+    # formerly max(p, nan) of Holm's adjustment made every p-value 1
+    compare = compare_of(["other", "base"])
+    values, contributions = runs_from(drawn(["other", "base"]))
+    run = RunId("other", 5, 1)
+    if where == "values":
+        values[run][ACCURACY] = np.nan
+    else:
+        contributions[run][ACCURACY].values[3] = np.nan
+    said = "test/accuracy of other at 5 shots: NaN among the values"
+    with pytest.raises(ValueError, match=said):
+        contrasts(values, contributions, compare, [ACCURACY], ACCURACY)
+    with pytest.raises(ValueError, match=said):
+        pairwise(values, contributions, compare, ACCURACY)
+    with pytest.raises(ValueError, match=said):
+        estimates(values, contributions, compare, [ACCURACY])
 
 
 def test_one_seed_speaks_of_units_and_gives_no_verdict():

@@ -78,7 +78,12 @@ def test_few_seeds_or_few_units_get_the_degrees_of_freedom_of_the_fewest():
     draw = np.random.default_rng(2)
     for shape, df in {(2, 50): 1, (4, 50): 3, (50, 3): 2, (4, 2): 1}.items():
         assert spread(draw.normal(size=shape)).df == df
-    assert spread(draw.normal(size=(5, 50))).df >= 4
+    for shape, df in {(10, 19): 9, (19, 19): 18, (5, 19): 4}.items():
+        table = draw.normal(size=shape) + 3 * draw.normal(size=shape[1])
+        assert spread(table).df == df
+    table = draw.normal(size=(10, 20)) + 3 * draw.normal(size=20)
+    assert spread(table).df == pytest.approx(0.75 * spread(table).df_of_error)
+    assert spread(table).df > 9
 
 
 def test_seeds_of_equal_means_are_still_uncertain():

@@ -16,6 +16,7 @@ from pipeline.evaluation.statistics.crossed import Components, _crossed, spread
 from pipeline.evaluation.statistics.power import detectable
 
 FEWEST, MOST = 0.93, 0.97
+ERROR = 0.007  # twice the binomial standard error of a share of 93 % of 5,000
 # variances of seeds and of units, as multiples of what is left in a mean's variance
 SHARES = [(0, 1), (0.1, 0.1), (1, 1), (10, 0.1), (10, 10), (0.1, 10)]
 # standard deviations on the logit scale: what makes an image hard for both methods, then for one;
@@ -49,6 +50,17 @@ def test_gaussian_intervals_cover(seeds, units):
         covered = np.mean([low <= 0 <= high for low, high in map(interval, means, spreads)])
         assert covered >= FEWEST, share
         assert covered <= MOST or seeds < 5, share
+
+
+@pytest.mark.parametrize("units", [5, 10, 19])
+@pytest.mark.parametrize("seeds", [2, 5, 10, 20])
+def test_few_units_are_covered_too(seeds, units):
+    draw = np.random.default_rng(seeds * units)
+    for share in SHARES:
+        found = relative(share, seeds, units)
+        means, spreads = drawn_spreads(draw, found, seeds, units, 5000)
+        covered = np.mean([low <= 0 <= high for low, high in map(interval, means, spreads)])
+        assert covered >= FEWEST - ERROR, share
 
 
 def test_the_mean_squares_of_tables_are_those_of_the_shortcut_above():
@@ -135,16 +147,20 @@ def wilson_high(share, number, z=1.96):
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 def test_without_a_difference_hardly_any_verdict_says_one(seeds, methods):
     draw = np.random.default_rng(10 * seeds + methods)
-    wrong, number = 0, 2000
-    for deviations in (BETWEEN_BOTH, UNITS_VARY, SEEDS_VARY, NOTHING_VARIES):
-        for base, *others in answers(draw, number // 4, 1 + methods, seeds, 80, deviations):
+    each, kinds = 500, (BETWEEN_BOTH, UNITS_VARY, SEEDS_VARY, NOTHING_VARIES)
+    wrong = dict.fromkeys(kinds, 0)
+    for deviations in kinds:
+        for base, *others in answers(draw, each, 1 + methods, seeds, 80, deviations):
             tables = [other.astype(float) - base for other in others]
             found = [comparison(table.mean(axis=1), table) for table in tables]
             adjusted = holm([one.p_value for one in found])
             verdicts = {verdict(one, p, True) for one, p in zip(found, adjusted, strict=True)}
-            wrong += verdicts != {"no difference detected"}
-    assert wrong / number <= ALPHA
-    assert wilson_high(wrong / number, number) < 0.07
+            wrong[deviations] += verdicts != {"no difference detected"}
+        # two binomial standard errors of 5 % of 500
+        assert wrong[deviations] / each <= ALPHA + 2 * np.sqrt(ALPHA * (1 - ALPHA) / each)
+    total = each * len(kinds)
+    assert sum(wrong.values()) / total <= ALPHA
+    assert wilson_high(sum(wrong.values()) / total, total) < 0.07
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5, 10])

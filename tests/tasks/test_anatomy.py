@@ -8,8 +8,12 @@ import torch
 from torch import nn
 
 from pipeline.errors import InputError
-from pipeline.models import anatomy
-from pipeline.models.anatomy import (
+from pipeline.models.architectures import build
+from pipeline.models.cut import cut
+from pipeline.models.heads import Assembled, LinearHead, NeighboursHead
+from pipeline.models.pairs import Cosine, Verifier, build_pair_head
+from pipeline.tasks import anatomy
+from pipeline.tasks.anatomy import (
     first_filters,
     multiply_adds,
     parameter_count,
@@ -18,10 +22,6 @@ from pipeline.models.anatomy import (
     weight_histograms,
     weighted_layers,
 )
-from pipeline.models.architectures import build
-from pipeline.models.cut import cut
-from pipeline.models.heads import Assembled, LinearHead, NeighboursHead
-from pipeline.models.pairs import Cosine, Verifier, build_pair_head
 
 
 def small(classes=5):
