@@ -32,7 +32,7 @@ PREFIX = re.compile(r"\A(encoder\.)+")  # before the names of the network's laye
 APART = "no two layers that both train together; each from its own first to its own last"
 MATCHED = "the budget is matched"
 
-Finding = Literal["held", "did not hold", "undecided", "not measured"]
+Finding = Literal["held", "did not hold", "equal", "undecided", "not measured"]
 OF_VERDICT: dict[str, Finding] = {"better": "held", "worse": "did not hold"}
 Number = Callable[[Run], float | None]
 
@@ -253,7 +253,7 @@ def _cheaper(pair: _Pair, matched: bool) -> Claim:
     if ours is None or theirs is None:
         return Claim(*here, None, None, None, None, None, len(pair.runs), "not measured")
     value, reference = float(ours.mean()), float(theirs.mean())
-    found: Finding = "undecided"
+    found: Finding = "equal"
     if value != reference:
         found = "held" if value < reference else "did not hold"
     return Claim(

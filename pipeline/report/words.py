@@ -132,8 +132,20 @@ def difference(metric: str, number: float | None) -> str:
     """A signed difference without its unit: ``+0.6``, ``−1.2``, ``0.0``."""
     if number is None:
         return NONE
-    text = f"{number:+.3f}" if metric in UNITS else f"{100 * number:+.1f}"
+    return _signed(f"{number:+.3f}" if metric in UNITS else f"{100 * number:+.1f}")
+
+
+def _signed(text: str) -> str:
     return text[1:] if float(text) == 0 else text.replace("-", "−")
+
+
+def _bound(metric: str, number: float) -> str:
+    """As `difference`, with a digit more where rounding would hide on which side of 0 it lies."""
+    text = difference(metric, number)
+    if number == 0 or float(text.replace("−", "-")) != 0:
+        return text
+    finer = f"{number:+.4f}" if metric in UNITS else f"{100 * number:+.2f}"
+    return _signed(finer) if float(finer) else f"{'−' if number < 0 else '+'}{text}"
 
 
 def difference_unit(metric: str) -> str:
@@ -143,7 +155,9 @@ def difference_unit(metric: str) -> str:
 
 def difference_interval(metric: str, low: float | None, high: float | None) -> str:
     """``−3.0 to +0.6``."""
-    return NONE if low is None else _span(difference(metric, low), difference(metric, high))
+    if low is None or high is None:
+        return NONE
+    return NO_SPREAD if low == high else f"{_bound(metric, low)} to {_bound(metric, high)}"
 
 
 def p_value(p: float | None) -> str:
@@ -233,7 +247,8 @@ def resolution(row: Contrast, smallest_effect: float, unit: str) -> str:
     found, said = row.comparison, []
     if found.detectable is not None:
         said.append(f"Detectable: {detectable(row.metric, found.detectable)}.")
-    if found.n > 1 and found.detectable is not None:
+    settled = row.verdict in ("better", "worse")
+    if found.n > 1 and found.detectable is not None and not settled:
         said.append(needed(row.metric, found.seeds_needed, found.n, smallest_effect, unit))
     return " ".join(said)
 
@@ -247,6 +262,8 @@ def detectable(metric: str, size: float) -> str:
 def needed(metric: str, wanted: int | None, n: int, smallest_effect: float, unit: str) -> str:
     """``To detect 2.0 points, as far as 3 seeds can tell, about 50 seeds are needed.``"""
     effect = amount(metric, smallest_effect)
+    if wanted is not None and wanted <= n:
+        return f"{effect} would have been detected."
     return f"To detect {effect}, as far as {seeds(n)} can tell, {enough(wanted, n, several(unit))}."
 
 

@@ -277,7 +277,7 @@ def test_trains_better_is_the_verdict_on_the_primary_metric(here, verdict, said)
     [
         (4000, 4500, "own", "held"),
         (5000, 4500, "own", "did not hold"),
-        (4500, 4500, "own", "undecided"),
+        (4500, 4500, "own", "equal"),
         (4000, 4500, "matched", "not measured"),
     ],
 )

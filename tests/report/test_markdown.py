@@ -21,7 +21,7 @@ def report(tmp_path, monkeypatch):
 def test_the_short_report_has_the_sections_that_a_pull_request_needs(report):
     text = markdown(report)
     assert re.findall("^## (.*)$", text, flags=re.MULTILINE) == [
-        *("The verdict", "Scores on the test images", "In pictures", "With more training images"),
+        *("The verdict", "With more training images", "Scores on the test images", "In pictures"),
         *("Every comparison with finetune", "What the breakdown claims", "What it cost"),
         *("Was it a fair comparison?", "Make it again"),
     ]

@@ -1,3 +1,5 @@
+import pytest
+
 from pipeline.evaluation.statistics import Comparison, Contrast, Estimate
 from pipeline.report import words
 
@@ -80,6 +82,19 @@ def test_findings_in_words():
     assert words.finding(one, "a") == "b vs a: +1.0 points (1 seed)"
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (-0.0213, -0.0003, "−2.1 to −0.03"),
+        (-0.00001, 0.0131, "−0.0 to +1.3"),
+        (0.0, 0.0131, "0.0 to +1.3"),
+        (0.0, 0.0, words.NO_SPREAD),
+    ],
+)
+def test_a_bound_tells_on_which_side_of_zero_it_lies(low, high, said):
+    assert words.difference_interval(ACCURACY, low, high) == said
+
+
 def test_what_could_have_been_detected_in_words():
     found = row_of(detectable=0.0323, seeds_needed=11)
     assert words.resolution(found, 0.02, "image") == (
@@ -87,7 +102,7 @@ def test_what_could_have_been_detected_in_words():
         "are needed."
     )
     assert words.resolution(row_of(detectable=0.012, seeds_needed=2), 0.02, "image").endswith(
-        "about 2 seeds are needed (there are 3)."
+        "2.0 points would have been detected."
     )
     assert words.resolution(row_of(detectable=1.3, seeds_needed=None), 0.02, "class") == (
         "Detectable: more than 100\u00a0points. To detect 2.0 points, as far as 3 seeds can tell, "

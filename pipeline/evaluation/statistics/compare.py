@@ -129,12 +129,11 @@ def comparison(
         return judged
     varies = np.ptp(table) > 0  # what does not vary says nothing of what might have been found
     alpha = ALPHA / compared
-    return replace(
-        judged,
-        detectable=detectable(found, alpha) if varies else None,
-        seeds_needed=_seeds_needed(table, smallest_effect, alpha) if varies else None,
-        sign_flip_p=sign_flip(values),
-    )
+    seen = detectable(found, alpha) if varies else None
+    needed = _seeds_needed(table, smallest_effect, alpha) if varies else None
+    if seen is not None and smallest_effect is not None and seen <= smallest_effect:
+        needed = min(needed or judged.n, judged.n)  # these have been enough, whatever is estimated
+    return replace(judged, detectable=seen, seeds_needed=needed, sign_flip_p=sign_flip(values))
 
 
 def tested(

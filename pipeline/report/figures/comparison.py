@@ -111,10 +111,10 @@ def variance_panels(variances: Sequence[Variance], compare: Compare, metric: str
                 if row.of == kind:
                     _bar(axes, compare.methods.index(row.method), row.share_of_seeds)
         figure.supxlabel("share of the variance of the mean", fontsize=base.LABEL_SIZE)
-        units = words.several(rows[0].unit)
         hints = [Patch(color=base.INK, alpha=0.75), Patch(color=REST)]
-        base.key(figure, hints, ["seeds (in colour)", units], above=True, columns=2)
-        title = f"Where the uncertainty comes from, with {words.budget(shots)}"
+        units = f"more {words.several(rows[0].unit)} alone"
+        base.key(figure, hints, ["more seeds (coloured)", units], above=True, columns=2)
+        title = f"What would take the uncertainty away, with {words.budget(shots)}"
         panels.append(base.panel(f"variance-n{shots}", "variance", title, figure))
     return panels
 

@@ -95,6 +95,16 @@ def comparisons(report: Report) -> Section | None:
             table = _comparison_table(rows)
             blocks.append(Fold(summary, [table], open=metric == report.primary))
     blocks.append(note(_comparison_note(report)))
+    if len(report.compare.methods) > 2 and len(report.compare.seeds) > 1:
+        unit = Small(words.difference_unit(report.primary))
+        blocks.append(Fold(("Every pair of methods", unit), [_pair_table(report)]))
+        blocks.append(
+            note(
+                f"In {words.named(report.primary)}, the first method minus the other; p is "
+                "adjusted after Holm over all pairs at each number of shots. Which method to use "
+                "goes by these."
+            )
+        )
     title = f"Every comparison with {report.compare.reference}"
     return Section("comparison", title, blocks, brief=True)
 
@@ -129,6 +139,30 @@ def _comparison_row(row: Contrast, flips: bool) -> list[Cell]:
         *(f"{found.wins} of {found.n}", detectable, row.verdict),
     ]
     return [Cell((Method(row.method),)), *map(cell, texts)]
+
+
+def _pair_table(report: Report) -> Table:
+    columns = [
+        Column("Method", number=False),
+        Column("Other", number=False, place="second"),
+        Column("Shots", place="second"),
+        Column("Difference", place="wide third"),
+        Column("95 % interval", place="wide third"),
+        Column("p adjusted", place="fourth"),
+    ]
+    rows = [
+        [
+            Cell((Method(pair.method),)),
+            Cell((Method(pair.other),)),
+            cell(str(pair.shots)),
+            cell(words.difference(report.primary, found.difference)),
+            cell(words.difference_interval(report.primary, found.low, found.high)),
+            cell(words.p_value(pair.p_adjusted)),
+        ]
+        for pair in report.findings.pairs
+        for found in [pair.comparison]
+    ]
+    return Table(columns, rows, dense=True)
 
 
 def _comparison_note(report: Report) -> str:

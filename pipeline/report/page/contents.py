@@ -31,9 +31,9 @@ def document(report: Report) -> Document:
     """
     sections = [
         verdict.section(report),
+        comparisons.shots_section(report),
         scores.section(report),
         _figures(report, "figures", "In pictures", brief=True),
-        comparisons.shots_section(report),
         comparisons.comparisons(report),
         comparisons.variances(report),
         comparisons.tested(report),

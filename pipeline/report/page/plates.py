@@ -63,6 +63,7 @@ PLATES = {  # in the order of the page
         "The loss by which an encoder's epoch is chosen. Losses of methods with other settings "
         "are on other scales.",
         "Each method has a frame and a scale of its own.",
+        folded=True,
     ),
     "epochs": Plate(
         "training",
@@ -123,7 +124,8 @@ PLATES = {  # in the order of the page
     "variance": Plate(
         "variance",
         "Variance of the mean",
-        "How much of it comes from the seeds, from what was tested, and from both together.",
+        "How much of it ever more seeds would take away, and how much only more of what was "
+        "tested.",
     ),
 }
 

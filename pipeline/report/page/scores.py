@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from pipeline.evaluation.statistics.results import LOWER_IS_BETTER, Population
 from pipeline.report import words
-from pipeline.report.page.advice import supported_best
+from pipeline.report.page.advice import advise, supported_best
 from pipeline.report.page.document import (
     Block,
     Cell,
@@ -61,6 +61,9 @@ def _table(report: Report, shots: int | str, metrics: Sequence[str]) -> Table:
         for metric in metrics
     }
     best = {m: supported_best(compare.methods, compare.reference, v) for m, v in verdicts.items()}
+    if report.primary in best:  # as the verdict has it, from all pairs of methods
+        advice = advise(report, shots)
+        best[report.primary] = advice.use if advice.ground == "best" else None
     rows = []
     for method in compare.methods:
         diverged = sum(run.diverged for run in report.runs(method, shots))

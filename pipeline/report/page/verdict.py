@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from pipeline.evaluation.statistics.results import Contrast
@@ -111,7 +110,7 @@ def _clause(report: Report, same: Sequence[Advice]) -> str:
 
 def _spares(report: Report, they_lose: str) -> str:
     effect = words.amount(report.primary, report.compare.smallest_effect)
-    return f"none sees fewer images in training, and {they_lose} less than {effect} to any"
+    return f"{they_lose} less than {effect} to any method, and none sees fewer images in training"
 
 
 def _to_know(report: Report) -> str:
@@ -191,7 +190,15 @@ def _grounds(report: Report) -> str:
     compare, metric = report.compare, report.primary
     n, units = len(compare.seeds), report.units(metric)
     tested = f" and {words.units(units, report.unit(metric))}" if units else ""
-    said = [f"This rests on {words.seeds(n)} of every method{tested}."]
+    said = [
+        f"This rests on {words.seeds(n)} of every method{tested}, and holds for the settings that "
+        "each method has here."
+    ]
+    if validation := _validation(report):
+        said.append(
+            f"Besides its training images, every method uses {words.count(validation)} validation "
+            "images to choose its epoch."
+        )
     if 1 < n < words.FEW_SEEDS:
         said.append(
             f"{words.seeds(n)} are few: the intervals are as wide as that makes them, and only "
@@ -204,6 +211,13 @@ def _grounds(report: Report) -> str:
     elif report.findings.pairs:
         said.append(_risk(report))
     return " ".join(said)
+
+
+def _validation(report: Report) -> int:
+    """How many images choose the epochs, where that was counted."""
+    prepared = report.evidence.prepared
+    counted = prepared.get("splits", prepared.get("analysis", {})).get("val", {})
+    return int(counted.get("images", 0))
 
 
 def _risk(report: Report) -> str:
@@ -231,12 +245,18 @@ def _of_shots(report: Report, of: Advice, folded: bool) -> Iterator[Block]:
     if len(report.compare.shots) > 1:  # of one alone the lead has told it
         stand, against = f"{_standing(report, [of])}. ", words.capital(against)
     if folded:
-        counted = Counter(row.verdict for row in rows)
-        shown = ", ".join(f"{n} {verdict}" for verdict, n in counted.items())
+        methods: dict[str, list[str]] = {}
+        for row in rows:
+            methods.setdefault(row.verdict, []).append(row.method)
+        shown = "; ".join(f"{_number_of(named)} {verdict}" for verdict, named in methods.items())
         yield Fold((head, Small(f"{words.capital(stand + against)}: {shown}.")), [items])
     else:
         yield Paragraph((Strong(head), f"{': ' if stand else ', '}{stand}{against}:"))
         yield items
+
+
+def _number_of(methods: Sequence[str]) -> str:
+    return words.listed(methods) if len(methods) <= NAMED else f"{len(methods)} methods"
 
 
 def _item(report: Report, row: Contrast) -> Item:
