@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -102,8 +102,15 @@ def load(path: Path | str = PARAMS_FILE, files: bool = True) -> Params:
     return params
 
 
-def check_models(params: Params, path: Path | str = PARAMS_FILE) -> None:
-    """Build the network without memory and try on it what the compared methods ask for.
+def check_models(
+    params: Params, path: Path | str = PARAMS_FILE, methods: Sequence[str] | None = None
+) -> None:
+    """Build the network without memory and try on it what methods ask for.
+
+    Args:
+        params: the whole of params.yaml.
+        path: the file.
+        methods: which; None: all that are compared.
 
     Raises:
         InputError: unknown architecture, image size too small for it, no such latent, no cut, a
@@ -126,7 +133,7 @@ def check_models(params: Params, path: Path | str = PARAMS_FILE) -> None:
     if params.weights.source is not None:
         at = ("weights", "source", "weight_decays")
         _try(source, at, check_prefixes, params.weights.source.weight_decays, network)
-    for method in params.compare.methods:
+    for method in params.compare.methods if methods is None else methods:
         _check_recipe(recipes.of(params.methods[method]), method, network, source)
     if params.diagnostics.latent is not None:
         _try(source, ("diagnostics", "latent"), cut, network, params.diagnostics.latent)

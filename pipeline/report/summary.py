@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import csv
+import re
 import sys
+import textwrap
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from pipeline.records import read_json
 from pipeline.report import words
 
 REPORTS = Path("reports")
+LEAD = re.compile(r"^## The verdict\n\n\*\*(.+)\*\*$", re.MULTILINE)
+WIDTH = 100
 POPULATIONS = {
     "both": "new seeds and new test data",
     "seeds": "new seeds",
@@ -37,7 +41,8 @@ def summary_table(reports: Path = REPORTS) -> str:
         metric, diverged = _results(reports / "results.csv")
         metrics = read_json(reports / "metrics.json")
         compared = _comparisons(reports / "comparison.csv", metric)
-        return _text(metric, diverged, metrics, compared)
+        table = _text(metric, diverged, metrics, compared)
+        return f"{table}\n\n{_lead(reports / 'report.md')}"
     except FileNotFoundError as error:
         raise InputError(
             f"{error.filename}: there is no such file; make it with 'dvc repro'"
@@ -47,6 +52,15 @@ def summary_table(reports: Path = REPORTS) -> str:
             f"{reports}: its files do not belong together ({error!r}); "
             "make them anew with 'dvc repro evaluate'"
         ) from None
+
+
+def _lead(path: Path) -> str:
+    """The sentence of the report that says which method to use."""
+    found = LEAD.search(path.read_text(encoding="utf-8"))
+    if not found:
+        raise ValueError(f"{path.name} has no verdict")
+    plain = re.sub(r"\\(.)", r"\1", found[1]).replace(words.FIXED, " ")
+    return textwrap.fill(plain, WIDTH)
 
 
 def main() -> None:

@@ -35,6 +35,7 @@ def main_run(stage: Callable[[Params, RunId], None]) -> None:
         params = check.load()
         if method not in params.methods:
             raise InputError(f"params.yaml: methods: there is no method '{method}'")
+        check.check_models(params, methods=[method])  # before hours of training
         run = RunId(method, shots if shots == "all" else _whole(shots), _whole(seed))
         with lock(run.folder):
             stage(params, run)

@@ -32,7 +32,7 @@ COMPARISON = REPORTS / "comparison.csv"
 TABLES = (  # the same whenever they are made anew
     TABLE,
     COMPARISON,
-    *(REPORTS / name for name in ("variance.csv", "crossover.csv", "claims.csv")),
+    *(REPORTS / name for name in ("pairwise.csv", "variance.csv", "crossover.csv", "claims.csv")),
 )
 LONGEST_NOTE = 4500  # characters; older stores take 5,000
 POINTERS = (

@@ -8,6 +8,7 @@ HEADER = (
     "method,shots,metric,difference,low,high,p_value,p_adjusted,wins,n,verdict,population,error,df,"
     "detectable,seeds_needed,sign_flip_p\n"
 )
+LEAD = r"Use a\*b\_c, says the report."
 OPEN, ACCURACY = "no difference detected", "test/accuracy"
 
 
@@ -24,7 +25,10 @@ def reports(tmp_path):
         found = {"10": {metric: {"mean": 0.92, "low": low, "high": high, "n": 3}}}
         (tmp_path / "metrics.json").write_text(json.dumps(dict.fromkeys(methods, found)))
         (tmp_path / "comparison.csv").write_text(HEADER + "".join(rows))
-        return summary_table(tmp_path).splitlines()
+        (tmp_path / "report.md").write_text(f"# Title\n\n## The verdict\n\n**{LEAD}**\n\nMore.\n")
+        *lines, blank, lead = summary_table(tmp_path).splitlines()
+        assert (blank, lead) == ("", "Use a*b_c, says the report.")
+        return lines
 
     return write
 

@@ -265,7 +265,7 @@ def test_the_printed_table_counts_diverged_runs_beside_the_seeds(params, capsys)
     seeds = len(params.compare.seeds)
     marked = [line.split()[:2] for line in lines if f"  {seeds}, 1 diverged" in line]
     assert marked == [["20", "scratch"]]
-    assert sum("diverged" in line for line in lines) == 1
+    assert sum("1 diverged" in line for line in lines) == 1
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,9 @@ def _in_short(report: Report, same: Sequence[Advice]) -> str:
     used, taken = (
         _by_use(report, [of for of in same if of.ground == ground]) for ground in UNDECIDED
     )
-    said = [f"use {words.listed(used)}, by the mean alone, or {_to_know(report)}"] if used else []
+    open_ones = [of for of in same if of.ground == "open"]
+    know = _to_know(report, open_ones)
+    said = [f"use {words.listed(used)}, by the mean alone, or {know}"] if used else []
     if taken:
         they = "it loses" if len(taken) == 1 else "they lose"
         said.append(f"take {words.listed(taken)}: {_spares(report, they)}")
@@ -105,7 +107,7 @@ def _clause(report: Report, same: Sequence[Advice]) -> str:
         return f"{doubt}; take {first.use}: {_spares(report, 'it loses')}"
     alike = len({of.use for of in same}) == 1
     use = first.use if alike else "the one of the highest mean"
-    return f"{doubt}; use {use}, or {_to_know(report)}"
+    return f"{doubt}; use {use}, or {_to_know(report, same)}"
 
 
 def _spares(report: Report, they_lose: str) -> str:
@@ -113,8 +115,17 @@ def _spares(report: Report, they_lose: str) -> str:
     return f"{they_lose} less than {effect} to any method, and none sees fewer images in training"
 
 
-def _to_know(report: Report) -> str:
+def _to_know(report: Report, same: Sequence[Advice]) -> str:
+    """What to add; where, as far as these seeds can tell, more of them would not do, says so."""
     tested = "test images" if report.unit(report.primary) == "image" else "test data"
+    undecided = [
+        row.comparison
+        for of in same
+        for row in report.contrasts(report.primary, of.shots)
+        if row.verdict == "no difference detected" and row.comparison.detectable is not None
+    ]
+    if undecided and all(found.seeds_needed is None for found in undecided):
+        return f"add {tested}, and seeds, to know"
     return f"add seeds or {tested} to know"
 
 
