@@ -432,7 +432,8 @@ def test_a_changed_head_on_pairs_reruns_heads_alone(people):
 
 def test_settings_of_pairs_matter_where_they_change_the_lists(people):
     edit(people, pairs__per_image=4)  # the layout lists the pairs, so none are drawn
-    assert stages_run(call(people, "dvc", "repro")) == {"prepare", "publish"}
+    # the report says what was asked
+    assert stages_run(call(people, "dvc", "repro")) == {"prepare", "evaluate", "publish"}
     edit(people, pairs__episodes=[{"ways": 2, "count": 8}])
     call(people, "dvc", "repro", "prepare")
     changed = json.loads(call(people, "dvc", "status", "--json").splitlines()[0])
