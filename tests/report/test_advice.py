@@ -5,7 +5,16 @@ import pytest
 from scipy import special
 
 from pipeline.evaluation.statistics import ALPHA, Comparison, Pair, pairwise
-from pipeline.report.page.advice import Gap, advise, choose, gaps, mean, supported_best, total
+from pipeline.report.page.advice import (
+    Gap,
+    advise,
+    choose,
+    gaps,
+    judged,
+    mean,
+    supported_best,
+    total,
+)
 from tests.evaluation.statistics.tables_of_runs import ACCURACY, compare_of, runs_from
 from tests.report.fake_runs import fake_params, verification_params, write_runs
 from tests.report.fake_runs import write_verification_runs as write_verified
@@ -230,3 +239,10 @@ def test_what_loses_as_much_as_matters_is_hardly_ever_called_cheap_enough(costs)
         advice = advised(tables, costs, 5)
         wrong += (advice.ground, advice.use) == ("cheapest", "cheap")
     assert wrong / 400 <= most(400)
+
+
+def test_advice_never_takes_a_verdict_back():
+    p_of_pairs = {("ref", "a"): 0.059, ("a", "b"): 0.5, ("ref", "b"): 0.9}
+    found = {key: Gap(0.1, 0.0, 0.2, p) for key, p in p_of_pairs.items()}
+    p_of = {key: of.p_adjusted for key, of in judged(found, "ref", {"a": 0.039, "b": None}).items()}
+    assert p_of == {("ref", "a"): 0.039, ("a", "b"): 0.5, ("ref", "b"): 0.9}

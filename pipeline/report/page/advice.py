@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pipeline.evaluation.statistics.results import ALPHA, LOWER_IS_BETTER, Pair
@@ -73,7 +73,11 @@ def advise(report: Report, shots: int | str) -> Advice:
         shots,
         {method: report.estimate(method, shots, metric).mean for method in compare.methods},
         {method: price(report, method, shots).images for method in compare.methods},
-        gaps([pair for pair in report.findings.pairs if pair.shots == shots], lower),
+        judged(
+            gaps([pair for pair in report.findings.pairs if pair.shots == shots], lower),
+            compare.reference,
+            {row.method: row.p_adjusted for row in report.contrasts(metric, shots)},
+        ),
         compare.smallest_effect,
         lower,
         [method for method in compare.methods if control(report.params, method) == UNTRAINED],
@@ -140,6 +144,25 @@ def gaps(pairs: Sequence[Pair], lower_is_better: bool = False) -> dict[tuple[str
         found[pair.method, pair.other] = ahead
         found[pair.other, pair.method] = ahead.turned()
     return found
+
+
+def judged(
+    found: Mapping[tuple[str, str], Gap], reference: str, p_values: Mapping[str, float | None]
+) -> dict[tuple[str, str], Gap]:
+    """Gaps to the reference with the p of their verdict, where that is the smaller one.
+
+    The comparisons with the reference are a family of their own, asked for beforehand, so that
+    advice never takes a verdict back.
+    """
+    return {
+        (one, other): replace(gap, p_adjusted=_smaller(gap.p_adjusted, p_values.get(method)))
+        for (one, other), gap in found.items()
+        for method in [other if one == reference else one if other == reference else ""]
+    }
+
+
+def _smaller(p: float | None, of_verdict: float | None) -> float | None:
+    return p if p is None or of_verdict is None else min(p, of_verdict)
 
 
 def _shown(gap: Gap) -> bool:

@@ -102,7 +102,7 @@ def comparisons(report: Report) -> Section | None:
             note(
                 f"In {words.named(report.primary)}, the first method minus the other; p is "
                 "adjusted after Holm over all pairs at each number of shots. Which method to use "
-                "goes by these."
+                f"goes by these, and by the verdicts against {report.compare.reference}."
             )
         )
     title = f"Every comparison with {report.compare.reference}"

@@ -239,8 +239,8 @@ def _risk(report: Report) -> str:
     if len(report.compare.methods) == 2:
         return f"{said}."
     return (
-        f"{said}. It is that of all pairs of methods together; below, every method is compared "
-        f"with {report.compare.reference} alone, and p adjusted for these comparisons."
+        f"{said}, for the comparisons with {report.compare.reference}, which stand below, and "
+        "again for all pairs of methods; p is adjusted for each of the two."
     )
 
 
