@@ -193,6 +193,12 @@ def advice_of(shots, ground, use, leaders=(), contenders=("breakdown", "finetune
             "mean test accuracy each time, and breakdown is not shown to be behind it; use "
             "finetune, or add seeds or test images to know.",
         ),
+        (  # who shares mean and cost shares the advice, whatever the order of compare
+            [advice_of(5, "open", "finetune", ("finetune", "scratch"), ("finetune", "scratch"))],
+            "With 5 images a class, no method is shown to be best: finetune and scratch share the "
+            "highest mean test accuracy (…); use finetune or scratch, or add seeds or test images "
+            "to know.",
+        ),
         (
             [advice_of(5, "open", "finetune"), advice_of(20, "open", "breakdown")],
             "With 5 and 20 images a class, no method is shown to be best: finetune with 5 and "

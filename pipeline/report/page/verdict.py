@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from pipeline.evaluation.statistics.results import Contrast
 from pipeline.report import words
-from pipeline.report.page.advice import Advice, advise
+from pipeline.report.page.advice import Advice, advise, price
 from pipeline.report.page.document import (
     Block,
     Code,
@@ -106,8 +106,20 @@ def _clause(report: Report, same: Sequence[Advice]) -> str:
     if first.ground == "cheapest":
         return f"{doubt}; take {first.use}: {_spares(report, 'it loses')}"
     alike = len({of.use for of in same}) == 1
-    use = first.use if alike else "the one of the highest mean"
+    use = " or ".join(_equals(report, first)) if alike else "the one of the highest mean"
     return f"{doubt}; use {use}, or {_to_know(report, same)}"
+
+
+def _equals(report: Report, of: Advice) -> list[str]:
+    """The advised method, and those that lead with it at the same cost."""
+    cost = price(report, of.use, of.shots).images
+    led = [
+        method
+        for method in of.leaders
+        if price(report, method, of.shots).images == cost
+        and control(report.params, method) != UNTRAINED
+    ]
+    return led if of.use in led else [of.use]
 
 
 def _spares(report: Report, they_lose: str) -> str:
