@@ -24,7 +24,6 @@ SPLITS = {"train": "training", "val": "validation", "test": "test"}
 # of prepared, shown in tables and sentences of their own
 TOLD = ("analysis", "trials", "val_trials", "splits", "images", "classes", "left_out",
         "identical_groups", "labels_shuffled", "groups")  # fmt: skip
-OPEN_CLASSES = 20
 UNEVEN = 1.5  # times as many images in the largest class as in the smallest
 LISTED_ITEMS = 12
 LISTED_ROWS = 60
