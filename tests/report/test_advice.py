@@ -82,6 +82,9 @@ def test_equal_means_lead_together_and_the_cheaper_comes_first():
     advice = chosen(equal)
     assert advice.leaders == ("b", "c", "a")  # fewer images, then compare order
     assert advice.use == "b"
+    assert advice.level == ("b", "c") and advice.uses == "b or c"  # compare's order says nothing
+    near = chosen(equal, images=COSTS, width=0.01)
+    assert (near.ground, near.uses) == ("cheapest", "b or c")
 
 
 def test_where_low_is_good_the_lowest_mean_leads():

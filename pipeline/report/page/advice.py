@@ -31,6 +31,8 @@ class Advice:
         contenders: the first leader and all that are not shown to be behind it, in compare order.
         behind: all others, in compare order.
         p: the largest adjusted p that ``best`` rests on.
+        level: of ``cheapest`` and ``open`` the methods with the mean and the cost of ``use``, which
+            stands there for all of them by the order of compare alone.
     """
 
     shots: int | str
@@ -40,6 +42,12 @@ class Advice:
     contenders: tuple[str, ...] = ()
     behind: tuple[str, ...] = ()
     p: float | None = None
+    level: tuple[str, ...] = ()
+
+    @property
+    def uses(self) -> str:
+        """What to use, in words: where nothing tells methods apart, all of them."""
+        return " or ".join(self.level or (self.use,))
 
 
 @dataclass(frozen=True)
@@ -129,9 +137,10 @@ def choose(
         and images[cheap] is not None
         and all(most is not None and most <= smallest_effect for most in lost)
     )
-    if near:
-        return Advice(shots, cheap, "cheapest", leaders, contenders, behind)
-    return Advice(shots, trained[0], "open", leaders, contenders, behind)
+    use = cheap if near else trained[0]
+    level = tuple(m for m in trained if (means[m], cost[m]) == (means[use], cost[use]))
+    ground: Ground = "cheapest" if near else "open"
+    return Advice(shots, use, ground, leaders, contenders, behind, level=level)
 
 
 def gaps(pairs: Sequence[Pair], lower_is_better: bool = False) -> dict[tuple[str, str], Gap]:

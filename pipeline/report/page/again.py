@@ -26,10 +26,10 @@ from pipeline.report.page.document import (
     note,
     paragraph,
 )
-from pipeline.report.page.provenance import Made, differing
+from pipeline.report.page.provenance import NO_PART, Made, differing
 from pipeline.report.page.report import Report
+from pipeline.tracking.client import RESULTS
 
-EXPERIMENT = "siamese-breakdown"  # as tracking names it
 MLFLOW = "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"  # as make ui serves
 COMMANDS = """\
 make repro    # trains what is missing, and writes this report
@@ -56,7 +56,7 @@ def section(report: Report) -> Section:
         Listing("\n".join([*_checkout(made), COMMANDS])),
         paragraph(
             "In MLflow the runs, and a summary that holds this report, stand in the experiment ",
-            *(Code(EXPERIMENT), ": while ", Code("make ui"), " is running, at "),
+            *(Code(RESULTS), ": while ", Code("make ui"), " is running, at "),
             *(Web("127.0.0.1:5000", MLFLOW), "."),
         ),
         paragraph(*compared),
@@ -163,10 +163,10 @@ def _versions(made: Made) -> Iterator[Block]:
 
 
 def as_yaml(params: Params) -> str:
-    """All parameters, defaults included."""
+    """All parameters that have a part in the results, defaults included."""
     writer = YAML(typ="safe", pure=True)
     writer.default_flow_style = False
     writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     text = io.StringIO()
-    writer.dump(params.model_dump(mode="json", by_alias=True), text)
+    writer.dump(params.model_dump(mode="json", by_alias=True, exclude=NO_PART), text)
     return text.getvalue()

@@ -20,6 +20,7 @@ DEFAULT = Path("configs/digits.yaml")
 DATA = Path("data.dvc")
 PACKAGES = ("dvc", "matplotlib", "mlflow", "numpy", "pandas", "scikit-learn", "scipy")
 GIT_SECONDS = 20
+NO_PART = {"tracking"}  # sections of params.yaml that alter no result
 WRITTEN = (":!reports", ":!dvc.lock")  # what a run itself writes is no change of its making
 
 
@@ -64,9 +65,13 @@ def made(root: Path = Path()) -> Made:
 def differing(params: Params, default: Params) -> list[tuple[str, Any, Any]]:
     """Keys whose values differ: here, and in the default; None where one has no such key.
 
+    Those of ``NO_PART`` are left out.
+
     A method that the default has not, or has alone, is one key.
     """
-    ours, theirs = (of.model_dump(mode="json", by_alias=True) for of in (params, default))
+    ours, theirs = (
+        of.model_dump(mode="json", by_alias=True, exclude=NO_PART) for of in (params, default)
+    )
     return list(_differing(ours, theirs, ""))
 
 

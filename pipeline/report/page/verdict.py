@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from pipeline.evaluation.statistics.results import Contrast
 from pipeline.report import words
-from pipeline.report.page.advice import Advice, advise, price
+from pipeline.report.page.advice import Advice, advise
 from pipeline.report.page.document import (
     Block,
     Code,
@@ -78,12 +78,13 @@ def _in_short(report: Report, same: Sequence[Advice]) -> str:
 
 def _by_use(report: Report, advice: Sequence[Advice]) -> list[str]:
     """``scratch with 5 and 10``, for every method that is to be used."""
-    shots_of: dict[str, list[Advice]] = {}
+    shots_of: dict[tuple[str, ...], list[Advice]] = {}
     for of in advice:
-        shots_of.setdefault(of.use, []).append(of)
+        shots_of.setdefault(of.level or (of.use,), []).append(of)
     return [
-        f"{_name(report, use, same)} with {words.listed([str(of.shots) for of in same])}"
-        for use, same in shots_of.items()
+        f"{' or '.join(_name(report, method, same) for method in uses)} with "
+        f"{words.listed([str(of.shots) for of in same])}"
+        for uses, same in shots_of.items()
     ]
 
 
@@ -104,22 +105,10 @@ def _clause(report: Report, same: Sequence[Advice]) -> str:
         return f"{name} was compared with no other method{scored}"
     doubt = f"no method is shown to be best: {_standing(report, same)}"
     if first.ground == "cheapest":
-        return f"{doubt}; take {first.use}: {_spares(report, 'it loses')}"
-    alike = len({of.use for of in same}) == 1
-    use = " or ".join(_equals(report, first)) if alike else "the one of the highest mean"
+        return f"{doubt}; take {first.uses}: {_spares(report, 'it loses')}"
+    uses = {of.uses for of in same}
+    use = first.uses if len(uses) == 1 else "the one of the highest mean"
     return f"{doubt}; use {use}, or {_to_know(report, same)}"
-
-
-def _equals(report: Report, of: Advice) -> list[str]:
-    """The advised method, and those that lead with it at the same cost."""
-    cost = price(report, of.use, of.shots).images
-    led = [
-        method
-        for method in of.leaders
-        if price(report, method, of.shots).images == cost
-        and control(report.params, method) != UNTRAINED
-    ]
-    return led if of.use in led else [of.use]
 
 
 def _spares(report: Report, they_lose: str) -> str:
@@ -219,8 +208,8 @@ def _grounds(report: Report) -> str:
     ]
     if validation := _validation(report):
         said.append(
-            f"Besides its training images, every method uses {words.count(validation)} validation "
-            "images to choose its epoch."
+            f"Besides the training images, {words.count(validation)} validation images choose the "
+            "epochs."
         )
     if 1 < n < words.FEW_SEEDS:
         said.append(
