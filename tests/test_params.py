@@ -431,6 +431,18 @@ def test_what_verification_does_not_have_is_named(tmp_path, old, new, place, key
     assert found.startswith(f"{line_of(text, place)}: {key}: ") and said in found
 
 
+@pytest.mark.parametrize("name", ["ArcFaceLoss", "ProxyAnchorLoss", "SoftTripleLoss"])
+def test_verification_has_no_losses_that_learn_the_training_classes(tmp_path, name):
+    text = changed(VERIFICATION, ("{name: contrastive}", f"[{{name: {name}}}]"))
+    with pytest.raises(InputError) as error:
+        check.check_models(load(tmp_path, text), tmp_path / "params.yaml")
+    found = str(error.value).removeprefix(f"{tmp_path}/params.yaml:")
+    assert found.startswith(f"{line_of(text, name)}: methods.breakdown.encoder.loss.0.name: ")
+    assert f"{name} learns weights of the training classes" in found and "\n" not in found
+    text = changed(VERIFICATION, ("{name: contrastive}", "{name: TripletMarginLoss}"))
+    check.check_models(load(tmp_path, text), tmp_path / "params.yaml")
+
+
 def test_one_shot_is_too_few_without_a_breakdown_too(tmp_path):
     text = changed(VERIFICATION, ("[breakdown]", "[]"), ("shots: [4]", "shots: [1]"))
     assert "compare.shots: one image a class makes no pair of one class" in message(tmp_path, text)

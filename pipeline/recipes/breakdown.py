@@ -175,6 +175,17 @@ class Breakdown(base.Breakdown):
         if self.head.freeze_to:
             yield ("head", "freeze_to"), [self.encoder.latents[-1], self.head.freeze_to]
 
+    def fit_to(self, network: nn.Module) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """In verification, losses that validation classes, which are others, have no value of."""
+        for key, loss in self.encoder.losses() if self.head.pairs else ():
+            if loss.learns_classes():
+                place = tuple(int(part) if part.isdigit() else part for part in key.split("."))
+                yield (
+                    (*place, "name"),
+                    f"{loss.name} learns weights of the training classes, by which validation "
+                    "classes cannot be judged; use contrastive, supcon or triplet",
+                )
+
     def layers(self, block: Block, network: nn.Module) -> nn.Module:
         """The encoder's block names layers of the encoder, the head's those after it."""
         from pipeline.models.cut import cut

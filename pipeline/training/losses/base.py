@@ -84,6 +84,10 @@ class LossBlock(Named):
 
     on: ClassVar[Literal["pairs", "images"]]
 
+    def learns_classes(self) -> bool:
+        """Whether it learns weights of its own for each training class, such as proxies."""
+        return False
+
     def check(self, key: str) -> None:
         """Check what only torch can tell; ``key`` is the block's place in params.yaml.
 

@@ -87,6 +87,11 @@ class MetricLearning(LossBlock):
     arguments: Arguments = Field(default_factory=dict)
     miner: Miner | None = None
 
+    def learns_classes(self) -> bool:
+        """Whether the library's class asks how many classes there are."""
+        found = _classes("losses").get(self.name)
+        return found is not None and "num_classes" in _argument_names(found)
+
     def check(self, key: str) -> None:
         """Make the loss and try it on a small batch, on the CPU.
 
