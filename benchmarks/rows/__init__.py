@@ -1,0 +1,1 @@
+"""Rows of the performance tables, by what they are about; see ``benchmarks.measure``."""

@@ -1,0 +1,134 @@
+"""The GPU's table: that all of it runs without what a borrowed machine lacks, and its parts."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.autograd import DeviceType
+
+from benchmarks import gpu
+from benchmarks.measure import measure
+from benchmarks.rows.made import Setting
+from benchmarks.rows.streaming import against_resident, phase_from, write_images
+from pipeline.data.rows import Streamed
+from pipeline.errors import InputError
+from pipeline.training.loop import fit, snapshot
+
+ROOT = Path(__file__).parents[2]
+CPU = torch.device("cpu")
+TINY = Setting("small", 8, 12, 4, channels=1, classes=2)
+BLOCKED = """
+import sys
+for name in ("dvc", "mlflow", "pytorch_metric_learning"):
+    sys.modules[name] = None  # importing it fails
+import importlib.util
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *given: None if sys.modules.get(name, 0) is None else find(
+    name, *given
+)
+from benchmarks.gpu import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+def test_all_rows_run_without_dvc_and_mlflow(tmp_path):
+    file = tmp_path / "gpu.json"
+    command = [sys.executable, "-W", "error", "-c", BLOCKED, "--device", "cpu", "--quick"]
+    done = subprocess.run(
+        [*command, "--repetitions", "1", "--json", str(file)],
+        cwd=ROOT, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = json.loads(file.read_text())
+    without = [name for name in gpu.entries(CPU, gpu.QUICK) if not name.startswith("trainers")]
+    names = [row["name"] for row in told["rows"]]
+    assert len(names) == len(set(names)) == len(without) == 16
+    assert {"date", "device", "torch", "torchvision"} <= told["about"].keys()
+    assert "left out, as pytorch-metric-learning is not installed: trainers_small" in done.stdout
+    table = [line for line in done.stdout.splitlines() if line.startswith("| ")]
+    assert all(any(line.startswith(f"| {name} |") for line in table) for name in names)
+
+
+def test_a_row_says_its_precision():
+    rows = gpu.entries(CPU, gpu.QUICK)
+    with rows["encoder_small_fp32"]() as exact, rows["encoder_small_bf16"]() as fast:
+        assert exact.name.endswith(", fp32") and fast.name.endswith(", bf16")
+
+
+def test_a_profile_says_where_the_time_goes(capsys):
+    gpu.main(["--device", "cpu", "--quick", "--profile", "encoder_small_fp32"])
+    told = capsys.readouterr().out
+    assert told.startswith("encoder phase, small at 8")
+    assert (
+        "by the host's time" in told and "aten::convolution_backward" in told and "busy" not in told
+    )
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_profile_says_how_busy_a_gpu_was(capsys):
+    gpu.main(["--quick", "--profile", "encoder_small_fp32"])
+    told = capsys.readouterr().out
+    assert "the GPU was busy for" in told and "by the GPU's time" in told
+
+
+def event(start, end, device=DeviceType.CUDA):
+    return SimpleNamespace(device_type=device, time_range=SimpleNamespace(start=start, end=end))
+
+
+def test_busy_time_counts_what_overlaps_once():
+    spans = [(10.0, 20.0), (0.0, 5.0), (12.0, 15.0), (18.0, 30.0), (30.0, 31.0)]
+    host = event(0.0, 1000.0, DeviceType.CPU)
+    assert gpu.busy_seconds([host, *(event(*span) for span in spans)]) == pytest.approx(26e-6)
+    assert gpu.busy_seconds([host]) == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--device", "cpu", "--rows", "finetun"], "--rows: there is no row 'finetun'.*finetune"),
+        (["--device", "cpu", "--profile", "towrs"], "--profile: there is no row 'towrs'.*towers"),
+        (["--device", "tpu"], "--device tpu: must be cuda"),
+        (["--device", "cuda:x"], "--device cuda:x: must be cuda"),
+        (["--device", "cuda:99"], "--device cuda:99: is not there"),
+        (["--device", "cpu", "--repetitions", "0"], "--repetitions 0: must be at least 1"),
+    ],
+)
+def test_what_cannot_be_is_said(given, said):
+    with pytest.raises(InputError, match=said):
+        gpu.main(given)
+
+
+def test_both_places_of_images_train_alike(tmp_path):
+    file = tmp_path / "images.npy"
+    write_images(file, TINY)
+    trained = {}
+    for placement in ("streamed", "resident"):
+        phase = phase_from(file, TINY, "embedding", 2, placement)
+        result = fit(phase, CPU, "fp32")
+        trained[placement] = result.images_seen, snapshot(phase.module)
+    (seen, streamed), (seen_resident, resident) = trained.values()
+    assert seen == seen_resident == 24
+    assert all(streamed[name].equal(resident[name]) for name in resident)
+
+
+def test_the_streamed_way_streams(monkeypatch):
+    asked = []
+    stream = Streamed.stream
+
+    def noted(self, drawn):
+        asked.append(len(self))
+        return stream(self, drawn)
+
+    monkeypatch.setattr(Streamed, "stream", noted)
+    with against_resident(TINY, "embedding", 2, 0.8) as row:
+        streamed = row.ours()
+        assert asked == [12, 12]  # once an epoch
+        resident = row.other()
+        assert asked == [12, 12] and streamed.amount == resident.amount == 24
+        assert measure(row, 1).wanted == 0.8
