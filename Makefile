@@ -1,4 +1,5 @@
-# make repro: everything from the images to the report; make test, make check; make ui, make exps.
+# make repro: everything from the images to the report, JOBS=2 with two runs at a time;
+# make test, make check; make ui, make exps.
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
@@ -20,8 +21,8 @@ env: $(VENV)/installed
 repro: env
 	@python -m pipeline.check
 	@test -e data || dvc pull --quiet $$(grep -q 'remote: embedded' data.dvc && echo --remote embedded) data.dvc
-	@python -m pipeline.plan
-	@dvc repro
+	@python -m pipeline.plan $(if $(JOBS),--jobs '$(JOBS)')
+	@$(if $(JOBS),python -m pipeline.jobs '$(JOBS)',dvc repro)
 	@python -m pipeline.report.summary
 
 test: env

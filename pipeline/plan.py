@@ -1,16 +1,20 @@
-"""What ``dvc repro`` is about to make: runs, disk and time. ``python -m pipeline.plan``."""
+"""What ``dvc repro`` is about to make: runs, disk and time. ``python -m pipeline.plan``.
+
+With ``--jobs N``, what ``pipeline.jobs`` is about to make, with N runs at a time.
+"""
 
 from __future__ import annotations
 
 import functools
+import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline import check, recipes
-from pipeline.errors import command
+from pipeline import check, jobs, recipes
+from pipeline.errors import InputError, command
 from pipeline.params import PARAMS_FILE, Block, Optimizer, Params
 from pipeline.recipes.breakdown import Encoder
 from pipeline.records import PAIRS, RunId, read_json, runs_of
@@ -18,6 +22,7 @@ from pipeline.training.budget import Budget, passes_of
 from pipeline.training.losses.samplers import class_batch
 
 STAGE_SECONDS = 5.0  # a stage's start and end: imports, reading, writing
+FORKED_SECONDS = 1.0  # the same in pipeline.jobs, where imports are done already
 TRAINING = ("encoder", "head", "baseline")
 UPSTREAM = ("images", "prepare", "weights")
 
@@ -74,8 +79,12 @@ def _only_other_runs(why: list[Any]) -> bool:
     )
 
 
-def describe(params: Params) -> str:
+def describe(params: Params, at_a_time: int | None = None) -> str:
     """The plan in a few lines.
+
+    Args:
+        params: of the project in this folder.
+        at_a_time: runs at a time in ``pipeline.jobs``; None: by ``dvc repro``.
 
     Raises:
         InputError: there is nothing to count, or a matched budget is not given or too small.
@@ -95,7 +104,8 @@ def describe(params: Params) -> str:
     speed, model_mb, device = _measure(params)
     passes = sum(image_passes(params, run, counts) for run in stale)
     stages = sum(3 if run.method in params.compare.breakdowns else 2 for run in stale)
-    seconds = passes / speed + stages * STAGE_SECONDS
+    seconds = passes / speed + stages * (FORKED_SECONDS if at_a_time else STAGE_SECONDS)
+    seconds /= min(at_a_time or 1, len(stale), max(1, jobs.cores() // params.runtime.threads))
     copies = 2  # in the workspace and in DVC's cache
     models = sum(1.0 + 0.7 * _encoders(params.methods[run.method]) for run in stale)
     data = params.data
@@ -325,7 +335,14 @@ def _duration(seconds: float) -> str:
 
 def main() -> None:
     """Print the plan of the current params.yaml."""
-    print(describe(check.load()), flush=True)
+    match sys.argv[1:]:
+        case []:
+            at_a_time = None
+        case ["--jobs", number]:
+            at_a_time = jobs.number_of(number)
+        case _:
+            raise InputError("usage: python -m pipeline.plan [--jobs N], N runs at a time")
+    print(describe(check.load(), at_a_time), flush=True)
 
 
 if __name__ == "__main__":

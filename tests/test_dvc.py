@@ -111,9 +111,8 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("project with space")
+def small_project(folder: Path) -> None:
+    """A project of two methods, one run each, on a few digits; nothing is run."""
     copy_project(folder)
     call(folder, "dvc", "remove", "data.dvc")
     write_digits(folder / "data/target", [5, 6], 16)
@@ -126,6 +125,12 @@ def project(tmp_path_factory):
         tracking__models="all",
     )  # fmt: skip
     call(folder, "dvc", "add", "data")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("project with space")
+    small_project(folder)
     call(folder, "dvc", "repro")
     call(folder, "git", "add", "-A")
     call(folder, "git", "commit", "-qm", "start")

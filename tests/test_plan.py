@@ -226,3 +226,26 @@ def test_a_matched_budget_without_passes_is_no_plan(monkeypatch):
     monkeypatch.setattr(plan, "stale_runs", lambda params: [])
     with pytest.raises(InputError, match=r"^params.yaml: training.passes: is null"):
         plan.describe(matched(VERIFICATION, None))
+
+
+@pytest.mark.parametrize(("at_a_time", "told"), [(None, 31), (2, 15), (4, 8), (100, 5)])
+def test_runs_at_a_time_take_as_much_less_time(at_a_time, told, monkeypatch):
+    """1800 s of training and 12 stages of 5 s, or 1 s where imports are done; 6 runs, 8 cores."""
+    params = params_of(CLASSIFIES)
+    runs = [RunId("classifier", 4, seed) for seed in range(6)]
+    monkeypatch.setattr(plan, "stale_runs", lambda params: runs)
+    monkeypatch.setattr(plan, "count", lambda params: COUNTS)
+    monkeypatch.setattr(plan, "image_passes", lambda params, run, counts: 300)
+    monkeypatch.setattr(plan, "_measure", lambda params: (1.0, 1.0, "cpu"))
+    monkeypatch.setattr(plan.jobs, "cores", lambda: 8)
+    assert params.runtime.threads == 1
+    assert f"on cpu: about 1,800 image passes at most, about {told} minutes" in plan.describe(
+        params, at_a_time
+    )
+
+
+@pytest.mark.parametrize("given", [["--jobs"], ["2"], ["--jobs", "2", "3"]])
+def test_a_plan_takes_no_other_arguments(given, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["plan", *given])
+    with pytest.raises(InputError, match=r"^usage: python -m pipeline\.plan"):
+        plan.main()

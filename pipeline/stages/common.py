@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -80,17 +81,30 @@ def _whole(text: str) -> int:
 def _end_with_parent() -> None:
     """End this process when the one that started it dies, as a killed ``dvc`` would leave it.
 
-    A shell between the two is looked through: it would wait for us.
+    In a process of ``pipeline.workers`` that is not its parent, which only forks. A shell between
+    the two is looked through: it would wait for us.
     """
-    parent = psutil.Process().parent()
+    starter = multiprocessing.parent_process()
+    parent = None if starter else psutil.Process().parent()
     watched = [parent] if parent else []
     if parent and parent.name() in SHELLS and (above := parent.parent()):
         watched.append(above)
 
     def watch() -> None:
-        while all(process.is_running() for process in watched):
-            time.sleep(0.5)
+        if starter:
+            starter.join()
+        else:
+            while all(_is_alive(process) for process in watched):
+                time.sleep(0.5)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    if watched:
+    if starter or watched:
         threading.Thread(target=watch, daemon=True).start()
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    """Whether a process runs; what is dead but not waited for, as in many containers, does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
