@@ -1,17 +1,24 @@
-"""A phase in MLflow while it trains: best effort, and never at the cost of training."""
+"""A phase in MLflow while it trains: best effort, and never at the cost of training.
+
+MLflow's import, its store and its calls take seconds of Python, in which a training loop in the
+same process would stand still. So a process of its own talks to MLflow, ``follower``.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from pipeline.tracking import client as tracking
 
@@ -21,6 +28,7 @@ if TYPE_CHECKING:
 BATCH_SECONDS = 2.0
 CLOSE_SECONDS = 5.0
 SAMPLE_SECONDS = 10.0
+CODE = Path(__file__).parents[2]  # where a new process finds this package
 
 LivePoint = tuple[str, float, int, int]  # name, value, milliseconds, step
 
@@ -28,10 +36,10 @@ LivePoint = tuple[str, float, int, int]  # name, value, milliseconds, step
 class Live:
     """Follow one phase as a run of the experiment ``siamese-breakdown-phases``.
 
-    A context manager around the phase. A thread of its own waits ``after`` seconds, so that a
-    short phase never imports MLflow, then makes the run and sends what ``log`` has queued. The
-    run ends FINISHED, FAILED by an exception, or KILLED by Ctrl-C or SIGTERM. A tracking error is
-    one line on stderr; after it nothing more is sent.
+    A context manager around the phase. A thread waits ``after`` seconds, so that a short phase
+    starts no process, then starts one that makes the run, and hands it what ``log`` has queued. The
+    run ends FINISHED, FAILED by an exception, or KILLED by Ctrl-C, SIGTERM or SIGKILL. A tracking
+    error is one line on stderr; after it nothing more is sent.
     """
 
     def __init__(
@@ -50,6 +58,7 @@ class Live:
         self._done = threading.Event()
         self._status = "FINISHED"
         self._thread: threading.Thread | None = None
+        self._process: subprocess.Popen[str] | None = None
         self._silent = after is None
         self._earlier: Any = None
 
@@ -89,36 +98,42 @@ class Live:
             thread.join(CLOSE_SECONDS)
             if thread.is_alive():
                 self._warn(f"no answer within {CLOSE_SECONDS:g} s at the end of {self._name}")
+                if self._process:
+                    self._process.kill()
         finally:
             self._release_sigterm()
 
     def _follow(self) -> None:
-        uri = ""
         try:
             if self._after and self._done.wait(self._after):
                 return
-            place = tracking.store(tracking.project_root())
-            uri = place.uri
-            self._track(place)
+            self._hand_over(_start_follower(tracking.project_root()))
         except Exception as error:
-            self._warn(tracking.reason(error, uri))
+            self._warn(tracking.reason(error))
 
-    def _track(self, place: tracking.Store) -> None:
-        client = tracking.open_client(place)
-        run_id = client.create_run(
-            tracking.experiment(client, tracking.PHASES, place),
-            start_time=self._started,
-            tags={**self._tags, **tracking.process_tags()},
-            run_name=self._name,
-        ).info.run_id
-        tracking.send_params(client, run_id, self._params)
-        system = System()
+    def _hand_over(self, process: subprocess.Popen[str]) -> None:
+        """Tell the other process of the phase until it ends; then hear what went wrong there."""
+        self._process = process
+        with process:
+            assert process.stdin and process.stdout
+            with suppress(BrokenPipeError):  # it gave up, and says why
+                self._tell(process.stdin)
+            with suppress(BrokenPipeError):
+                process.stdin.close()
+            problem = process.stdout.readline().strip()
+            if problem or process.wait():
+                self._warn(problem or f"its process ended with status {process.returncode}")
+
+    def _tell(self, to: IO[str]) -> None:
+        tags = {**self._tags, **tracking.process_tags()}
+        about = {"name": self._name, "tags": tags, "params": dict(self._params)}
+        _send(to, about | {"started": self._started, "sample_seconds": SAMPLE_SECONDS})
         while not self._done.wait(BATCH_SECONDS):
-            self._send(client, run_id, system.due())
-        self._send(client, run_id, system.sample())
-        client.set_terminated(run_id, self._status)
+            _send(to, {"points": self._points()})
+        _send(to, {"points": self._points(), "status": self._status})
 
-    def _send(self, client: MlflowClient, run_id: str, points: list[LivePoint]) -> None:
+    def _points(self) -> list[LivePoint]:
+        points: list[LivePoint] = []
         phase = self._tags.get("phase", "")
         while not self._rows.empty():
             step, when, metrics = self._rows.get()
@@ -126,7 +141,7 @@ class Live:
                 (tracking.metric_name(phase, name), value, when, step)
                 for name, value in metrics.items()
             ]
-        tracking.send_points(client, run_id, points)
+        return points
 
     def _warn(self, problem: str) -> None:
         if not self._silent:
@@ -151,59 +166,23 @@ class Live:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-class System:
-    """What the machine is busy with: processor, memory, disk, network and, where ``nvidia-ml-py``
-    is installed, NVIDIA's GPUs.
-
-    By MLflow's own monitors, and under their names, which MLflow shows on a page apart; but they
-    are read in the thread that follows a phase, so that one thread does all that may fail. The
-    user's ``MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL`` are the seconds between samples, and
-    ``MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING=false`` switches them off.
-    """
-
-    def __init__(self) -> None:
-        from mlflow import environment_variables as variables
-
-        self._seconds = variables.MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL.get() or SAMPLE_SECONDS
-        self._monitors = _monitors() if variables.MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get() else []
-        self._step, self._latest = 0, time.monotonic()
-        self._read()  # the processor's load is that since the last reading
-
-    def due(self) -> list[LivePoint]:
-        """A sample, if the last one is long enough ago."""
-        return self.sample() if time.monotonic() - self._latest >= self._seconds else []
-
-    def sample(self) -> list[LivePoint]:
-        """The values now, numbered by sample."""
-        now, step = _milliseconds(), self._step
-        self._step, self._latest = step + 1, time.monotonic()
-        return [(f"system/{name}", value, now, step) for name, value in self._read().items()]
-
-    def _read(self) -> dict[str, float]:
-        values: dict[str, float] = {}
-        for monitor in self._monitors:
-            monitor.collect_metrics()
-            values |= monitor.aggregate_metrics()
-            monitor.clear_metrics()
-        return values
-
-
-def _monitors() -> list[Any]:
-    from mlflow.system_metrics.metrics import (
-        cpu_monitor,
-        disk_monitor,
-        gpu_monitor,
-        network_monitor,
+def _start_follower(root: Path) -> subprocess.Popen[str]:
+    """The process that talks to MLflow; no signal to the group of this one reaches it."""
+    paths = [str(CODE), os.environ.get("PYTHONPATH", "")]
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipeline.tracking.follower", str(root)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        start_new_session=True,
     )
 
-    monitors: list[Any] = [
-        cpu_monitor.CPUMonitor(),
-        disk_monitor.DiskMonitor(),
-        network_monitor.NetworkMonitor(),
-    ]
-    with suppress(ImportError, RuntimeError):  # what MLflow raises where there is none
-        monitors.append(gpu_monitor.GPUMonitor())
-    return monitors
+
+def _send(to: IO[str], message: dict[str, Any]) -> None:
+    to.write(json.dumps(message) + "\n")
+    to.flush()
 
 
 def close_leftovers(client: MlflowClient) -> int:
