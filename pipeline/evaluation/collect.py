@@ -23,6 +23,7 @@ from pipeline.params import Compare
 from pipeline.records import RECORD_VERSION, RunId, read_json, runs_of
 
 SUMMARY = Path("prepared/summary.json")
+NEAR = Path("prepared/near_duplicates.csv")
 REMAKE = "make it anew with 'dvc repro'"
 RECORD_FIELDS: dict[str, type] = {
     "recipe": str,
@@ -171,11 +172,26 @@ class UnitInterval:
 
 
 @dataclass(frozen=True)
+class NearPair:
+    """Two images that show one picture: names, classes and splits of both.
+
+    ``similarity`` is the correlation of their details, of the mirror image of one if ``mirrored``.
+    """
+
+    images: tuple[str, str]
+    classes: tuple[str, str]
+    splits: tuple[str, str]
+    similarity: float
+    mirrored: bool
+
+
+@dataclass(frozen=True)
 class Evidence:
     """All compared runs in compare order, what they were tested on, and how data were prepared.
 
     ``examples`` has a picture (PNG) of each method's, of the first seed at the last shots, and
-    ``arrays`` the latents and filters of the same runs.
+    ``arrays`` the latents and filters of the same runs. ``near`` are the near duplicates as
+    ``prepare`` lists them, the worst first.
     """
 
     runs: list[Run]
@@ -183,6 +199,7 @@ class Evidence:
     prepared: dict[str, Any]
     examples: dict[RunId, bytes]
     arrays: dict[RunId, Arrays]
+    near: Sequence[NearPair]
 
 
 @dataclass(frozen=True)
@@ -227,6 +244,7 @@ def collect(compare: Compare, read: Callable[[Path, Compare], Scored]) -> Eviden
         prepared,
         {run: _picture(run.examples) for run in shown},
         {run: _arrays(run.latents) for run in shown},
+        _near(),
     )
 
 
@@ -300,6 +318,19 @@ def _run(run: RunId, scored: Scored, breakdown: bool) -> Run:
         prediction=_prediction(run),
         one_image_seconds=_one_image_seconds(run.test_timing),
     )
+
+
+def _near() -> list[NearPair]:
+    table = read_text_table(NEAR)
+    try:
+        both = {
+            name: list(zip(table[f"left_{name}"], table[f"right_{name}"], strict=True))
+            for name in ("image", "class", "split")
+        }
+        measured = [table["similarity"].astype(float), table["mirrored"].astype(int).astype(bool)]
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{NEAR}: no near duplicates ({_line(error)}): {REMAKE}") from None
+    return [NearPair(*row) for row in zip(*both.values(), *measured, strict=True)]
 
 
 def _diagnosis(path: Path) -> Diagnosis:

@@ -26,7 +26,11 @@ class Album:
     pixels: Path = Path("prepared/images.npy")
 
     def small(self, images: Sequence[str]) -> list[bytes]:
-        """A small PNG of each named image, in the order asked for.
+        """A small PNG of each named image, in the order asked for; errors as of ``read``."""
+        return [small_picture(pixels) for pixels in self.read(images)]
+
+    def read(self, images: Sequence[str]) -> list[NDArray[np.uint8]]:
+        """The pixels (C, H, W) of each named image, in the order asked for.
 
         Raises:
             InputError: a file is missing or damaged, or has no such image.
@@ -36,8 +40,8 @@ class Album:
         rows, pixels = self._rows(), self._pixels()
         unknown = [name for name in images if not 0 <= rows.get(name, -1) < len(pixels)]
         if unknown:
-            raise InputError(f"{self.names}: there is no test image '{unknown[0]}': {REMAKE}")
-        return [small_picture(np.asarray(pixels[rows[name]])) for name in images]
+            raise InputError(f"{self.names}: there is no image '{unknown[0]}': {REMAKE}")
+        return [np.asarray(pixels[rows[name]]) for name in images]
 
     def _rows(self) -> dict[str, int]:
         table = read_text_table(self.names)

@@ -30,6 +30,10 @@ SKILL = {"breakdown": 2.4, "finetune": 3.2, "scratch": 1.2, "siamese": 3.0, "fea
 PEOPLE = [f"person {number}" for number in range(30)]
 TEST_IMAGES = 150
 SIDE = 8  # of the pictures, in pixels
+NEAR_COLUMNS = (
+    *("left", "right", "left_image", "left_class", "left_split"),
+    *("right_image", "right_class", "right_split", "similarity", "mirrored"),
+)
 LAYERS = ("features.0", "features.3", "embedding", "classifier")
 # what stands here beside the usual phases is by the names of the methods
 PHASES = {
@@ -92,6 +96,7 @@ def write_runs(
 ) -> None:
     """All files that ``evaluate`` reads, in the working directory."""
     sizes = {"train": 20, "val": 10, "test": 30}
+    write_table("prepared/near_duplicates.csv", [], NEAR_COLUMNS)
     write_json(
         "prepared/summary.json",
         {
@@ -155,6 +160,7 @@ def write_verification_runs(
         for name, of in ((name, _episodes(name)) for name in episodes)
     }
     nothing = {"episodes": 0, "queries": 0, "trials": pairs}
+    write_table("prepared/near_duplicates.csv", [], NEAR_COLUMNS)
     write_json(
         "prepared/summary.json",
         {

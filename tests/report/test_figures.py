@@ -165,6 +165,7 @@ def an_evidence(compare, classes=CLASSES):
             run: some_arrays(draw, len(classes) or 14, before=run.method != "scratch")
             for run in shown
         },
+        near=[],
     )
 
 

@@ -50,10 +50,10 @@ def test_small_images_keep_their_pixels_and_large_ones_shrink():
 
 
 def test_an_unknown_image_is_named(album):
-    with pytest.raises(InputError, match=r"^prepared/images.csv: there is no test image 'd'"):
+    with pytest.raises(InputError, match=r"^prepared/images.csv: there is no image 'd'"):
         album.small(["a", "d"])
     write_names("row,image\n3,a\n")
-    with pytest.raises(InputError, match=r"there is no test image 'a'"):
+    with pytest.raises(InputError, match=r"there is no image 'a'"):
         album.small(["a"])
 
 

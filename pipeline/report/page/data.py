@@ -8,6 +8,7 @@ from typing import Any
 from pipeline.evaluation.collect import SUMMARY
 from pipeline.records import OFFICIAL
 from pipeline.report import words
+from pipeline.report.page import near
 from pipeline.report.page.document import (
     Block,
     Column,
@@ -23,7 +24,7 @@ from pipeline.report.page.report import Report
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
 # of prepared, shown in tables and sentences of their own
 TOLD = ("analysis", "trials", "val_trials", "splits", "images", "classes", "left_out",
-        "identical_groups", "labels_shuffled", "groups")  # fmt: skip
+        "identical_groups", "near_duplicates", "labels_shuffled", "groups")  # fmt: skip
 UNEVEN = 1.5  # times as many images in the largest class as in the smallest
 LISTED_ITEMS = 12
 LISTED_ROWS = 60
@@ -44,6 +45,7 @@ def section(report: Report) -> Section:
         blocks.append(_split_table(counts))
         blocks.append(_class_fold(counts, report.evidence.tested.classes))
     blocks.append(bullets(list(_sentences(report, counts))))
+    blocks += near.blocks(report)
     facts = _facts(prepared)
     if facts:
         blocks.append(Fold(("More about how it was prepared",), [Facts(facts)]))

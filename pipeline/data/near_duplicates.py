@@ -1,0 +1,201 @@
+"""Near duplicates: one picture twice, resized, recompressed, brighter, darker or mirrored.
+
+Exact copies have equal bytes; these do not. What they share is detail: each image is reduced to 16
+pixels a side, its own 3 x 3 mean is taken off, and two images are near duplicates if what is left
+correlates. Brightness and contrast cancel out, compression and resizing alter finer detail, and two
+photographs of one thing do not correlate there.
+
+Candidates come from locality-sensitive hashing by random hyperplanes (Charikar, "Similarity
+estimation techniques from rounding algorithms", STOC 2002), so that time grows with the number of
+images, not with that of their pairs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+from scipy.sparse import csgraph
+
+SIDE = 16  # of the reduced image
+LEAST_SIDE = 8  # smaller images are too much alike to tell
+ALIKE = 0.96  # correlation from which two images count as one
+ALIKE_SMALL = 0.99  # of images of less than SIDE pixels, which say less
+TABLES = 24  # of hashes; of a million images 93 % of pairs just ALIKE share one, of fewer more
+SPARE_BITS = 3  # of a hash, beyond a bucket for each image: strangers seldom meet
+WINDOW = 16  # images after one in its bucket that it is compared with; copies of one form a chain
+CHUNK_PIXELS = 2**22  # in memory at a time as floats
+PLAIN = 1.0  # mean square of detail, in grey levels, below which an image shows nothing
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class NearDuplicates:
+    """Pairs of images of which one is a changed copy of the other, by rows of ``images.npy``.
+
+    Attributes:
+        left, right: rows (P,), left below right, sorted; exact copies are among them.
+        similarity: correlation of details (P,).
+        mirrored: whether one is the other's mirror image (P,).
+    """
+
+    left: Ints
+    right: Ints
+    similarity: Floats
+    mirrored: npt.NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        """Number of pairs."""
+        return len(self.left)
+
+    def but_within(self, rows: Ints) -> NearDuplicates:
+        """All pairs but those of two of these rows, such as images that are repeated on purpose."""
+        kept = ~(np.isin(self.left, rows) & np.isin(self.right, rows))
+        return NearDuplicates(
+            self.left[kept], self.right[kept], self.similarity[kept], self.mirrored[kept]
+        )
+
+    def groups(self, known: Ints) -> Ints:
+        """Numbers (N,) that images share with their near duplicates, and these with theirs.
+
+        Args:
+            known: numbers (N,) of groups that stay together; one of its own for an image alone.
+        """
+        first = np.unique(known, return_index=True, return_inverse=True)
+        left = np.concatenate([self.left, np.arange(len(known))])
+        right = np.concatenate([self.right, first[1][first[2]]])
+        edges = (np.ones(len(left), dtype=np.int8), (left, right))
+        graph = sparse.coo_array(edges, shape=(len(known), len(known)))
+        return csgraph.connected_components(graph, directed=False)[1].astype(np.int64)
+
+
+def find_near_duplicates(pixels: npt.NDArray[np.uint8]) -> NearDuplicates:
+    """Find the near duplicates among images, mirror images included.
+
+    An image without any detail, such as an empty page, is nobody's duplicate here, nor is one of
+    less than 8 pixels a side. Of many copies of one picture each is paired with some others, which
+    ``groups`` joins.
+
+    Args:
+        pixels: (N, C, H, W), a memory map perhaps; never read whole.
+    """
+    side = min(SIDE, *pixels.shape[2:])
+    small = np.concatenate([_reduced(chunk, side) for chunk in _chunks(pixels)])  # (N, side, side)
+    bits = math.ceil(math.log2(max(2 * len(small), 2))) + SPARE_BITS
+    rng = np.random.default_rng(0)
+    planes = rng.standard_normal((side * side, TABLES * bits), dtype=np.float32)
+    codes, plain = _codes(small, planes, bits)
+    plain |= side < LEAST_SIDE
+    met = np.unique(np.concatenate(list(_candidates(codes, plain))))
+    left, right = np.divmod(met, max(2 * len(small), 1))
+    return _alike(small, left, right % max(len(small), 1), right >= len(small))
+
+
+def _chunks(images: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[np.uint8]]:
+    step = _step(images)
+    for start in range(0, max(len(images), 1), step):
+        yield images[start : start + step]
+
+
+def _step(images: npt.NDArray[np.uint8]) -> int:
+    """Images of a chunk."""
+    return max(1, CHUNK_PIXELS // math.prod(images.shape[1:]))
+
+
+def _reduced(images: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
+    """Grey images (N, side, side), each pixel the mean of the area that it stands for."""
+    grey = images.astype(np.float32).mean(axis=1)
+    rows, columns = (_areas(length, side) for length in grey.shape[1:])
+    return np.rint(rows @ grey @ columns.T).astype(np.uint8)
+
+
+def _areas(length: int, parts: int) -> Floats:
+    """Weights (parts, length) that average a line over equal parts, pixels shared where cut."""
+    ends = np.linspace(0, length, parts + 1)
+    pixel = np.arange(length)
+    inside = np.minimum(ends[1:, None], pixel + 1) - np.maximum(ends[:-1, None], pixel)
+    weights = inside.clip(min=0)
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def _detail(small: npt.NDArray[np.uint8]) -> Floats:
+    """Images (N, side, side) less their 3 x 3 means, flat (N, side^2), of mean 0 and length 1.
+
+    All zero where there is less than ``PLAIN``.
+    """
+    images = small.astype(np.float32)
+    framed = np.pad(images, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    down = framed[:, :-2] + framed[:, 1:-1] + framed[:, 2:]
+    means = (down[:, :, :-2] + down[:, :, 1:-1] + down[:, :, 2:]) / 9
+    detail = (images - means).reshape(len(images), math.prod(images.shape[1:]))
+    detail -= detail.mean(axis=1, keepdims=True)
+    square = np.einsum("nd,nd->n", detail, detail)
+    shown = square >= PLAIN * detail.shape[1]
+    return detail * (shown / np.sqrt(np.maximum(square, 1e-12)))[:, None]
+
+
+def _codes(
+    small: npt.NDArray[np.uint8], planes: Floats, bits: int
+) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.bool_]]:
+    """Codes (TABLES, 2 N), of the images and then of their mirror images; and which are plain.
+
+    A bit says on which side of a plane an image's detail lies.
+    """
+    weights = (1 << np.arange(bits, dtype=np.uint32))[None, None]
+    parts: tuple[list[npt.NDArray[np.uint32]], ...] = ([], [])
+    plain = []
+    for chunk in _chunks(small):
+        for part, images in zip(parts, (chunk, chunk[:, :, ::-1]), strict=True):
+            sides = (_detail(images) @ planes > 0).reshape(len(chunk), TABLES, bits)
+            part.append((sides * weights).sum(axis=2, dtype=np.uint32))
+        plain.append(~_detail(chunk).any(axis=1))
+    return np.concatenate([*parts[0], *parts[1]]).T, np.concatenate(plain)
+
+
+def _candidates(codes: npt.NDArray[np.uint32], plain: npt.NDArray[np.bool_]) -> Iterator[Ints]:
+    """Pairs of images or mirror images that share a code, as ``first * 2 N + second``.
+
+    These are positions, mirror images after all images; the first is below the second, and no
+    mirror image.
+    """
+    images = len(plain)
+    shown = np.flatnonzero(~np.concatenate([plain, plain]))
+    yield np.empty(0, dtype=np.int64)
+    for table in codes:
+        order = shown[np.argsort(table[shown], kind="stable")]
+        sorted_codes = table[order]
+        for offset in range(1, WINDOW + 1):
+            met = np.flatnonzero(sorted_codes[offset:] == sorted_codes[:-offset])
+            if not len(met):
+                break
+            one, other = np.sort([order[met], order[met + offset]], axis=0)
+            # two mirror images are alike as the images are; an image and its own mirror are one
+            kept = (one < images) & (one != other % images)
+            yield one[kept] * (2 * images) + other[kept]
+
+
+def _alike(
+    small: npt.NDArray[np.uint8], left: Ints, right: Ints, mirrored: npt.NDArray[np.bool_]
+) -> NearDuplicates:
+    """Those of the candidates that are near duplicates, each pair once."""
+    threshold = ALIKE if small.shape[1] >= SIDE else ALIKE_SMALL
+    similarity = np.empty(len(left), dtype=np.float32)
+    for start in range(0, len(left), _step(small)):
+        part = slice(start, start + _step(small))
+        others = small[right[part]]
+        others = np.where(mirrored[part, None, None], others[:, :, ::-1], others)
+        similarity[part] = np.einsum("nd,nd->n", _detail(small[left[part]]), _detail(others))
+    left, right = np.minimum(left, right), np.maximum(left, right)
+    order = np.lexsort((mirrored, -similarity, right, left))
+    order = order[similarity[order] >= threshold]
+    first = np.ones(len(order), dtype=bool)
+    same = (np.diff(left[order]) == 0) & (np.diff(right[order]) == 0)
+    first[1:] = ~same  # the more similar of as it is and mirrored
+    kept = order[first]
+    return NearDuplicates(left[kept], right[kept], similarity[kept], mirrored[kept])

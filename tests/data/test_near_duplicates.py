@@ -1,0 +1,181 @@
+"""Near duplicates: what is planted is found, strangers are not, and no pair is forgotten."""
+
+import io
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance
+
+from pipeline.data import near_duplicates
+from pipeline.data.images import decode
+from pipeline.data.near_duplicates import ALIKE, find_near_duplicates
+
+KINDS = ("resized", "recompressed", "brighter", "darker", "mirrored", "all")
+
+
+def photo(rng, width=160, height=120):
+    """Smooth colours with shapes and edges of several sizes."""
+    image = np.zeros((height, width, 3))
+    for side in (3, 6, 12, 24, 48):
+        grid = rng.normal(0, 1 / np.sqrt(side), (side, side, 3))
+        parts = [Image.fromarray(grid[:, :, c].astype(np.float32)) for c in range(3)]
+        image += np.stack([part.resize((width, height)) for part in parts], axis=2)
+    image = 128 + 60 * image / image.std()
+    return Image.fromarray(image.clip(0, 255).astype(np.uint8))
+
+
+def changed(image, kind, rng):
+    """A copy as other people's programs leave it."""
+    quality = 92
+    if kind in ("resized", "all"):
+        scale = rng.uniform(0.5, 1.5)
+        image = image.resize((round(image.width * scale), round(image.height * scale)))
+    if kind in ("brighter", "darker", "all"):
+        factor = rng.uniform(1.1, 1.3) if kind == "brighter" else rng.uniform(0.7, 0.9)
+        image = ImageEnhance.Brightness(image).enhance(factor)
+    if kind in ("mirrored", "all"):
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if kind in ("recompressed", "all"):
+        quality = int(rng.integers(30, 80))
+    return image, quality
+
+
+def decoded(image, size, quality=92):
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality)
+    return decode(file.getvalue(), size, "crop", 3)
+
+
+def brute_force(pixels):
+    """Every pair, with plain loops over the pixels' neighbourhoods."""
+    side = min(16, pixels.shape[2])
+    vectors = []
+    for image in pixels:
+        grey = Image.fromarray(image.mean(axis=0).astype(np.float32))
+        small = np.rint(np.array(grey.resize((side, side), Image.Resampling.BOX)))
+        sharp = np.empty((side, side))
+        for row in range(side):
+            for column in range(side):
+                rows = [min(max(row + step, 0), side - 1) for step in (-1, 0, 1)]
+                columns = [min(max(column + step, 0), side - 1) for step in (-1, 0, 1)]
+                sharp[row, column] = small[row, column] - small[np.ix_(rows, columns)].mean()
+        vectors.append(sharp)
+    found = {}
+    for left in range(len(pixels)):
+        for right in range(left + 1, len(pixels)):
+            for mirrored in (False, True):
+                other = vectors[right][:, ::-1] if mirrored else vectors[right]
+                alike = np.corrcoef(vectors[left].ravel(), other.ravel())[0, 1]
+                if alike >= max(ALIKE, found.get((left, right), (0, 0))[0]):
+                    found[left, right] = (alike, mirrored)
+    return found
+
+
+def as_dict(found):
+    columns = (found.left, found.right, found.similarity, found.mirrored)
+    return {(a, b): (c, d) for a, b, c, d in zip(*(of.tolist() for of in columns), strict=True)}
+
+
+@pytest.fixture(scope="module")
+def planted():
+    """Photos, then a changed copy of each of the first: pixels and kinds of change."""
+    rng = np.random.default_rng(5)
+    photos = [photo(rng) for _ in range(180)]
+    kinds = [KINDS[number % len(KINDS)] for number in range(120)]
+    copies = [changed(image, kind, rng) for image, kind in zip(photos, kinds, strict=False)]
+    originals = [decoded(image, 48) for image in photos]
+    return np.stack([*originals, *(decoded(*copy[:1], 48, copy[1]) for copy in copies)]), kinds
+
+
+def test_planted_copies_are_found_and_strangers_are_not(planted):
+    pixels, kinds = planted
+    found = as_dict(find_near_duplicates(pixels))
+    wanted = {(number, 180 + number) for number in range(len(kinds))}
+    assert len(wanted & found.keys()) >= 0.95 * len(wanted)
+    assert not found.keys() - wanted
+    mirrored = {pair[0] for pair, (_, mirrored) in found.items() if mirrored}
+    assert mirrored <= {n for n, kind in enumerate(kinds) if kind in ("mirrored", "all")}
+
+
+def test_none_is_forgotten_that_comparing_all_pairs_finds(planted):
+    pixels = planted[0][np.r_[0:30, 180:210]]
+    wanted, found = brute_force(pixels), as_dict(find_near_duplicates(pixels))
+    assert len(wanted) >= 25
+    near = {pair for pair, (alike, _) in wanted.items() if alike > ALIKE + 0.002}
+    assert near <= found.keys() <= wanted.keys() | near
+    for pair in near:
+        assert found[pair] == pytest.approx(wanted[pair], abs=0.002)
+
+
+def test_chunks_change_nothing(planted, monkeypatch):
+    whole = find_near_duplicates(planted[0])
+    monkeypatch.setattr(near_duplicates, "CHUNK_PIXELS", 7 * 3 * 48 * 48)
+    found = find_near_duplicates(planted[0])
+    assert as_dict(found).keys() == as_dict(whole).keys()
+    assert found.similarity == pytest.approx(whole.similarity, abs=1e-5)
+
+
+def test_copies_of_copies_are_one_group():
+    rng = np.random.default_rng(0)
+    one, other, alone = (rng.integers(0, 256, (3, 16, 16), dtype=np.uint8) for _ in range(3))
+    pixels = np.stack([alone, *[one] * 50, other, one[:, :, ::-1], *[other] * 40])
+    groups = find_near_duplicates(pixels).groups(np.arange(len(pixels)))
+    sizes = np.sort(np.bincount(groups)).tolist()
+    assert sizes == [1, 41, 51]
+    assert len({*groups[1:51], groups[52]}) == 1
+
+
+def test_pictures_without_detail_are_nobodys_copies():
+    plain = np.full((30, 1, 20, 20), 7, dtype=np.uint8)
+    ramp = np.broadcast_to(np.arange(20, dtype=np.uint8), (30, 1, 20, 20))  # less than a grey level
+    assert len(find_near_duplicates(plain)) == 0
+    assert len(find_near_duplicates(np.concatenate([plain, ramp // 8]))) == 0
+
+
+def test_a_few_pixels_are_too_few_to_tell():
+    pixels = np.random.default_rng(0).integers(0, 256, (400, 1, 7, 7), dtype=np.uint8)
+    assert len(find_near_duplicates(np.concatenate([pixels, pixels]))) == 0
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_few_images(count):
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 3, 32, 32), dtype=np.uint8)
+    found = find_near_duplicates(np.repeat(pixels, count, axis=0))
+    assert as_dict(found) == ({(0, 1): (pytest.approx(1, abs=1e-5), False)} if count == 2 else {})
+    assert found.groups(np.arange(count)).tolist() == [0] * count
+
+
+def test_small_digits_are_not_taken_for_one_another():
+    from sklearn.datasets import load_digits
+
+    pixels = (load_digits().images[:, None] / 16 * 255).round().astype(np.uint8)
+    assert len(find_near_duplicates(pixels)) == 0
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("size", [32, 96])
+def test_real_photos(size):
+    root = Path(os.environ.get("SHARED_DATA", Path(__file__).parents[2] / "../shared"))
+    path = root / "data/cats_dogs/cats_dogs.zip"
+    if not path.exists():
+        pytest.skip(f"the development data is not at {root}")
+    rng = np.random.default_rng(2)
+    with zipfile.ZipFile(path) as archive:
+        names = sorted(name for name in archive.namelist() if name.endswith(".jpg"))
+        files = [archive.read(names[n]) for n in rng.permutation(len(names))[:400]]
+    kinds = [KINDS[number % len(KINDS)] for number in range(150)]
+    pictures = [Image.open(io.BytesIO(file)).convert("RGB") for file in files[: len(kinds)]]
+    copies = [changed(image, kind, rng) for image, kind in zip(pictures, kinds, strict=True)]
+    pixels = np.stack(
+        [
+            *(decode(file, size, "crop", 3) for file in files),
+            *(decoded(image, size, quality) for image, quality in copies),
+        ]
+    )
+    found = as_dict(find_near_duplicates(pixels)).keys()
+    wanted = {(number, len(files) + number) for number in range(len(kinds))}
+    assert len(wanted & found) >= 0.95 * len(wanted)
+    assert len(found - wanted) <= 0.01 * len(files)
