@@ -40,6 +40,7 @@ WATCHED = {
     "data.splits": "{val: 0.2, test: 0.3, seed: 0}",
     "data.val_per_class": "null",
     "data.exact_duplicates": "error",
+    "data.near_duplicates": "warn",
     "data.shuffle_labels": "false",
     "compare.budget": "own",
     "training.passes": "null",
@@ -122,7 +123,7 @@ def check_models(
 
     source = read(path)
     name, data = params.model.architecture, params.data
-    if name not in architectures.names():
+    if not architectures.is_known(name):
         problem = f"there is no '{name}'; {nearest(name, architectures.names())}"
         raise source.error(("model", "architecture"), problem)
     architectures.check_size(name, data.image_size, data.channels)
@@ -237,6 +238,11 @@ def _check_verification(params: Params, source: Source) -> None:
         ("diagnostics", "latent"): params.diagnostics.latent is not None,
     }
     _refuse(used, "classification", source)
+    if data.near_duplicates == "group":
+        problem = (
+            "group is for task: classification, here whole classes are split; use warn or refuse"
+        )
+        raise source.error(("data", "near_duplicates"), problem)
     names = [episodes.name for episodes in params.pairs.episodes]
     for number, name in enumerate(names):
         if name in names[:number]:

@@ -24,6 +24,7 @@ PARAMS_FILE = "params.yaml"
 METHOD_NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 
 Task = Literal["classification", "verification"]
+Placement = Literal["auto", "resident", "streamed"]
 Shots = int | Literal["all"]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -82,6 +83,7 @@ class Data(Block):
     splits: Splits = Splits()
     val_per_class: Count | None = None
     exact_duplicates: Literal["error", "drop"] = "error"
+    near_duplicates: Literal["warn", "group", "refuse"] = "warn"
     shuffle_labels: bool = False
 
 
@@ -342,12 +344,17 @@ class Runtime(Block):
 
     ``channels_last`` lays images out pixel by pixel, which convolutions are faster with on many
     devices; sums then have another order, too.
+
+    ``images`` says where the images, and latents that are kept, lie while a run works: all on the
+    device, or streamed to it batch by batch; ``auto`` streams what would take more than half of
+    the device's free memory. It alters no number, so that no record has it.
     """
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     threads: Annotated[int, Field(ge=1, le=1024)]
     channels_last: bool = False
+    images: Placement = "auto"
 
 
 class Tracking(Block):

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 RECORD_VERSION = 1
+BUFFER = 1 << 20  # bytes of a table that are written at once
 PAIRS = "pairs"  # the set of trials that are pairs; every other set consists of episodes
 OFFICIAL = "official"  # the set of episodes that are given, not drawn
 VAL_TRIALS = Path("prepared/trials/val.csv")  # pairs and episodes; of none in classification
@@ -89,11 +90,18 @@ class RunId:
 
 def write_atomically(path: Path | str, content: bytes | str) -> None:
     """Write a whole file or none: beside it first, then in its place."""
+    with whole_or_none(path) as beside:
+        beside.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def whole_or_none(path: Path | str) -> Iterator[Path]:
+    """A path beside ``path`` to write to, moved there at the end, or gone after an error."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        beside.write_bytes(content.encode() if isinstance(content, str) else content)
+        yield beside
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
@@ -112,12 +120,17 @@ def read_json(path: Path | str) -> dict[str, Any]:
 
 
 def write_table(path: Path | str, rows: Iterable[Sequence[Any]], header: Sequence[str]) -> None:
-    """Write a CSV of plain values; floats in their shortest exact form, None as nothing."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_atomically(path, text.getvalue())
+    """Write a CSV of plain values; floats in their shortest exact form, None as nothing.
+
+    Rows are written as they come, so that any number of them needs no memory.
+    """
+    with (
+        whole_or_none(path) as beside,
+        beside.open("w", encoding="utf-8", newline="", buffering=BUFFER) as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
 
 
 def write_history(path: Path | str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.data.batches import load_images, read_list, read_pairs
+from pipeline.data.batches import load_sets, read_list, read_pairs
 from pipeline.errors import InputError
 from pipeline.models import architectures, weights
 from pipeline.models.cut import block_ends
@@ -20,7 +21,6 @@ from pipeline.params import Params
 from pipeline.records import (
     RECORD_VERSION,
     RunId,
-    digest,
     file_digest,
     write_history,
     write_json,
@@ -39,6 +39,7 @@ IMAGES = Path("prepared/images.npy")
 START = Path("weights/start.safetensors")
 VAL_LIST = Path("prepared/splits/val.csv")
 VAL_PAIRS = Path("prepared/pairs/val.csv")
+DIGEST_ROWS = 1024  # images read at a time
 KEPT = re.compile(r"kept\.(\d+)\.(.+)")  # keys of the encoders beside the best
 GRADIENT_COLUMNS = ("phase", "epoch", "layer", "norm")
 AnyRecipe = TypeVar("AnyRecipe", bound="Recipe")
@@ -48,7 +49,7 @@ Follow = Callable[[Phase | Solve], AbstractContextManager[Log]]
 def load_run(
     params: Params, run: RunId, recipe: Recipe, pairs: bool, classes: int | None = None
 ) -> tuple[Run, dict[str, str]]:
-    """Build a run's network with its starting weights and bring its data to the device.
+    """Build a run's network with its starting weights and bring its data near the device.
 
     Args:
         params: the whole of params.yaml.
@@ -77,17 +78,25 @@ def load_run(
         inputs["start"] = file_digest(START)
     if params.runtime.channels_last:
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    train, val = load_sets(
+        IMAGES,
+        [(rows, labels), (val_rows, val_labels)],
+        device,
+        params.runtime.images,
+        copies=params.training.augmentation.turns_as_classes,
+    )
     made = Run(
         network=network.to(device),
         architecture=name,
         classifier=classifier,
         classes=classes,
-        train=load_images(IMAGES, rows, labels, device),
-        val=load_images(IMAGES, val_rows, val_labels, device),
+        train=train,
+        val=val,
         training=params.training,
         seed=run.seed,
         device=device,
         method=run.method,
+        placement=params.runtime.images,
     )
     if pairs:
         made.pairs = read_pairs(run.pair_list, rows)
@@ -189,7 +198,7 @@ def record(
             "model": params.model.model_dump(),
             "training": recorded_training(params),
             "data": {"image_size": params.data.image_size, "channels": params.data.channels},
-            "runtime": params.runtime.model_dump(),
+            "runtime": params.runtime.model_dump(exclude={"images"}),  # it alters no number
         },
         "phases": list(phases),
         "metrics": metrics,
@@ -267,5 +276,12 @@ def continue_gradients(
 
 
 def _pixel_digest(*rows: np.ndarray) -> str:
+    """As ``records.digest`` of the images' shape and of the pixels of each list, some at a time."""
     pixels = np.load(IMAGES, mmap_mode="r")
-    return digest(str(pixels.shape[1:]), *(pixels[part].tobytes() for part in rows))
+    shape = str(pixels.shape[1:]).encode()
+    total = hashlib.md5(len(shape).to_bytes(8, "little") + shape, usedforsecurity=False)
+    for listed in rows:
+        total.update((len(listed) * pixels[:1].nbytes).to_bytes(8, "little"))
+        for start in range(0, len(listed), DIGEST_ROWS):
+            total.update(pixels[listed[start : start + DIGEST_ROWS]])
+    return total.hexdigest()

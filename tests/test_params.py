@@ -329,6 +329,7 @@ data:
     val: 0.2
   val_per_class: null
   exact_duplicates: error
+  near_duplicates: warn
   shuffle_labels: false
 pairs:
   per_image: 4
@@ -406,6 +407,8 @@ OF_CLASSIFICATION = [
      "pairs.episodes.2", "5_way_1_shot is named twice"),
     ("from: none", "from: imagenet", "from:", "weights.from", "no ImageNet weights of small"),
     ("layout: folders", "layout: pairs", "shots:", "compare.shots", "4 images a class cannot"),
+    ("near_duplicates: warn", "near_duplicates: group", "near_duplicates:",
+     "data.near_duplicates", "group is for task: classification"),
     ("layout: folders", "layout: omniglots", "layout:", "data.layout", "'pairs' or 'omniglot'"),
     ("    val: 0.2", "    val: 0.2\n    whole: alphabets", "whole:",
      "data.splits.whole", "'classes' or 'groups'"),

@@ -21,9 +21,9 @@ RANKS = {
     "training": 3, "evaluation": 3, "tracking": 3,
     "report": 4, "recipes": 4,
     "check": 5, "workspace": 5,
-    "tasks": 6,
-    "configure": 7, "lr_finder": 7, "plan": 7, "predict": 7, "prune": 7, "stages": 7,
-    "sweep": 8,
+    "cells": 6, "tasks": 6, "workers": 6,
+    "configure": 7, "jobs": 7, "lr_finder": 7, "predict": 7, "prune": 7, "stages": 7,
+    "plan": 8, "sweep": 9,
 }  # fmt: skip
 
 # Code that runs in a stage and cannot alter its bytes: validation, tracking, progress.

@@ -148,12 +148,16 @@ def _warp(images: Tensor, settings: Augmentation, draws: Draws, bend: Tensor | N
     # the shift is in sides of the image, which are 2 long
     shift = 2 * settings.shift * _either_way(torch.stack([draws["shift_x"], draws["shift_y"]]))
 
-    width, height = _box((settings.crop, 1.0), CROP_RATIOS, draws["crop_area"], draws["crop_ratio"])
-    centre_x = (1 - width) * _either_way(draws["crop_x"])
-    centre_y = (1 - height) * _either_way(draws["crop_y"])
-    origin = axis_x * centre_x + axis_y * centre_y + shift
+    origin = shift
+    if settings.crop < 1:
+        areas = (settings.crop, 1.0)
+        width, height = _box(areas, CROP_RATIOS, draws["crop_area"], draws["crop_ratio"])
+        centre_x = (1 - width) * _either_way(draws["crop_x"])
+        centre_y = (1 - height) * _either_way(draws["crop_y"])
+        origin = axis_x * centre_x + axis_y * centre_y + shift
+        axis_x, axis_y = axis_x * width, axis_y * height
 
-    matrix = torch.stack([axis_x * width, axis_y * height, origin], dim=2).transpose(0, 1)
+    matrix = torch.stack([axis_x, axis_y, origin], dim=2).transpose(0, 1)
     matrix = matrix.to(images.device, non_blocking=True)  # (B, 2, 3)
     grid = functional.affine_grid(matrix, list(images.shape), align_corners=False)
     if bend is not None:

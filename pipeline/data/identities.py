@@ -15,7 +15,7 @@ import pandas as pd
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from pipeline.data.splits import Duplicates, generator
+from pipeline.data.splits import Duplicates, by_label, generator
 from pipeline.errors import InputError
 from pipeline.params import Splits
 from pipeline.records import TRIAL_COLUMNS
@@ -112,7 +112,7 @@ def _tied_by_groups(pool: pd.DataFrame) -> Array:
             "none; use classes"
         )
     found, of_class = np.unique(pool["label"], return_inverse=True)
-    names, of_group = np.unique(pool["group"].to_numpy(str), return_inverse=True)
+    of_group, names = pd.factorize(pool["group"], sort=True)
     grouped = (pool["group"] != "").to_numpy()
     nodes = len(found) + len(names)
     part = connected(of_class[grouped], len(found) + of_group[grouped], nodes)[of_class]
@@ -213,10 +213,10 @@ def _cut_classes(
 
 def _above(images: pd.DataFrame, most: int, seed: int) -> list[int]:
     """The rows to drop so that at most ``most`` images of each class stay."""
+    index = images.index.to_numpy()
     dropped: list[int] = []
-    for label in np.unique(images["label"]):
-        rows = images.index[images["label"] == label]
-        dropped += generator("val", seed, int(label)).permutation(rows)[most:].tolist()
+    for label, places in by_label(images["label"].to_numpy()):
+        dropped += generator("val", seed, label).permutation(index[places])[most:].tolist()
     return dropped
 
 
@@ -238,12 +238,14 @@ def without_copies(
         InputError: with ``error``, naming the first copies and how many there are.
     """
     split = split.copy()
+    at, labels = split.to_numpy(object), images["label"].to_numpy()
     allowed = set(repeated.tolist())
     wrong: list[str] = []
+    out: list[int] = []
     for group in duplicates.groups:
         by_split: dict[str, list[int]] = {}
         for row in group:
-            by_split.setdefault(str(split[row]), []).append(row)
+            by_split.setdefault(at[row], []).append(row)
         by_split.pop("", None)
         if not by_split:
             continue
@@ -252,11 +254,12 @@ def without_copies(
         dropped = [row for rows in by_split.values() for row in rows]
         if dropped:
             wrong.append(f"in two splits: {_named(images, split, kept + dropped)}")
-        if images.loc[kept, "label"].nunique() > 1 and allowed.isdisjoint(kept):
+        if len({labels[row] for row in kept}) > 1 and allowed.isdisjoint(kept):
             wrong.append(f"under two labels: {_named(images, split, kept)}")
             dropped += kept
-        if choice == "drop":
-            split.loc[dropped] = ""
+        out += dropped
+    if choice == "drop":
+        split.loc[out] = ""
     if wrong and choice == "error":
         more = f", and {len(wrong) - 1} more such groups" if len(wrong) > 1 else ""
         raise InputError(
@@ -322,9 +325,8 @@ def episode_pools(rows: Array, labels: Array, groups: Array, shots: int) -> list
         groups: their groups, numbered, (N,).
     """
     pools = []
-    for group in np.unique(groups):
-        mine = groups == group
-        of_class = [rows[mine & (labels == label)] for label in np.unique(labels[mine])]
+    for _, mine in by_label(groups):
+        of_class = [rows[mine[places]] for _, places in by_label(labels[mine])]
         pools.append([images for images in of_class if len(images) > shots])
     return pools
 

@@ -7,9 +7,10 @@ import os
 import shutil
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,7 @@ from tqdm import tqdm
 
 from pipeline.data.sources import Item
 from pipeline.errors import InputError
+from pipeline.records import whole_or_none
 
 Resize = Literal["crop", "squash", "pad"]
 Pixels = npt.NDArray[np.uint8]
@@ -42,8 +44,8 @@ TURNS = {
 }
 
 LISTED = 20  # undecodable files that an error names
-
-_filters = threading.Lock()
+TASK = 64  # images that a thread takes at once at most: a task each costs more than a small image
+SHARE = 64  # and at least so many times, where there are images enough: none waits long at the end
 
 
 def decode(data: bytes, size: int, resize: Resize, channels: Literal[1, 3]) -> Pixels:
@@ -100,8 +102,8 @@ def decode_all(
     """Decode images in threads to a uint8 ``.npy`` of shape (len(items), channels, size, size).
 
     Pillow releases the interpreter's lock, so threads use all cores (``workers`` null). The file
-    is written through a memory map beside ``out`` and moved there when whole; no more images are
-    in memory than there are threads.
+    is written beside ``out`` and moved there when whole; no more images are in memory than there
+    are threads, and no more of the file than that.
 
     Raises:
         InputError: naming the files that cannot be decoded, each with its reason; or too little
@@ -110,36 +112,62 @@ def decode_all(
     shape = (len(items), channels, size, size)
     out.parent.mkdir(parents=True, exist_ok=True)
     room, needed = shutil.disk_usage(out.parent).free, int(np.prod(shape))
-    if room < needed:  # a full disk under a memory map kills the process without a word
+    if room < needed:
         raise InputError(
             f"{out}: needs {needed >> 20} MiB, but the disk has {room >> 20} MiB left; make room, "
             "or lower data.image_size"
         )
-    beside = out.with_name(f".{out.name}.{os.getpid()}")
+    with (
+        _disk_full(out),
+        whole_or_none(out) as beside,
+        beside.open("wb") as file,
+        _pillow_warnings(),
+    ):
+        head = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, head)
+        file.flush()
+        start, each = file.tell(), int(np.prod(shape[1:]))
+        file.truncate(start + needed)
+
+        def work(rows: range) -> tuple[int, dict[int, str]]:
+            wrong: dict[int, str] = {}
+            for row in rows:
+                try:
+                    pixels = decode(_bytes(items[row]), size, resize, channels)
+                    # not through a memory map: its pages would count as this process's memory
+                    os.pwrite(file.fileno(), pixels.data, start + row * each)
+                except InputError as error:
+                    wrong[row] = str(error)
+            return len(rows), wrong
+
+        wrong: dict[int, str] = {}
+        threads = workers or os.cpu_count() or 1
+        step = min(TASK, 1 + len(items) // (threads * SHARE))
+        tasks = [range(row, min(row + step, len(items))) for row in range(0, len(items), step)]
+        with (
+            ThreadPoolExecutor(threads) as pool,
+            tqdm(
+                total=len(items),
+                desc="decode",
+                unit="image",
+                disable=None if progress else True,  # None: quiet when no terminal
+            ) as bar,
+        ):
+            for done, found in pool.map(work, tasks):
+                wrong |= found
+                bar.update(done)
+        _check(items, wrong)
+
+
+@contextmanager
+def _disk_full(out: Path) -> Iterator[None]:
+    """Say in one line that a file cannot be written, as where others fill the disk meanwhile."""
     try:
-        pixels = np.lib.format.open_memmap(beside, mode="w+", dtype=np.uint8, shape=shape)
-
-        def work(row: int) -> str | None:
-            try:
-                pixels[row] = decode(_bytes(items[row]), size, resize, channels)
-            except InputError as error:
-                return str(error)
-            return None
-
-        with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-            reasons = list(
-                tqdm(
-                    pool.map(work, range(len(items))),
-                    total=len(items),
-                    desc="decode",
-                    unit="image",
-                    disable=None if progress else True,  # None: quiet when no terminal
-                )
-            )
-        _check(items, reasons)
-        os.replace(beside, out)
-    finally:
-        beside.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{out}: cannot be written: {error.strerror}; make room, or lower data.image_size"
+        ) from None
 
 
 def _bytes(item: Item) -> bytes:
@@ -150,9 +178,9 @@ def _bytes(item: Item) -> bytes:
         raise InputError(f"cannot be read: {reason}") from None
 
 
-def _check(items: Sequence[Item], reasons: Sequence[str | None]) -> None:
-    """Raise one error over all files that have a reason why they could not be decoded."""
-    bad = [f"{item.place}: {reason}" for item, reason in zip(items, reasons, strict=True) if reason]
+def _check(items: Sequence[Item], reasons: Mapping[int, str]) -> None:
+    """Raise one error over all files that have a reason, by row, why they were not decoded."""
+    bad = [f"{items[row].place}: {reason}" for row, reason in sorted(reasons.items())]
     if len(bad) == 1:
         raise InputError(f"{bad[0]}; replace or remove this file")
     if bad:
@@ -161,16 +189,39 @@ def _check(items: Sequence[Item], reasons: Sequence[str | None]) -> None:
         raise InputError("\n  ".join([first, *bad[:LISTED], *rest]))
 
 
+@dataclass
+class _Quiet:
+    """How many threads are where Pillow's warnings are changed, and what they were before."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    inside: int = 0
+    caught: warnings.catch_warnings[None] | None = None
+
+
+_quiet = _Quiet()
+
+
 @contextmanager
 def _pillow_warnings() -> Iterator[None]:
     """Make the warning of too many pixels an error and drop those of odd metadata.
 
-    Warning filters belong to the whole process, so one thread at a time may change them.
+    Warning filters belong to the whole process: the first thread to come changes them, the last
+    to go puts them back, and none waits for another.
     """
-    with _filters, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with _quiet.lock:
+        if _quiet.inside == 0:
+            _quiet.caught = warnings.catch_warnings()
+            _quiet.caught.__enter__()
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+        _quiet.inside += 1
+    try:
         yield
+    finally:
+        with _quiet.lock:
+            _quiet.inside -= 1
+            if _quiet.inside == 0 and _quiet.caught is not None:
+                _quiet.caught.__exit__(None, None, None)
 
 
 def _load(data: bytes, size: int) -> Image.Image:
@@ -198,7 +249,7 @@ def _flat(image: Image.Image, mode: str) -> Image.Image:
     elif image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert(mode)
+    return image if image.mode == mode else image.convert(mode)  # it would copy
 
 
 def _eight_bits(image: Image.Image) -> Pixels:

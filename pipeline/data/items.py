@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 import threading
 import unicodedata
 import zipfile
+import zlib
+from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -14,9 +18,17 @@ from typing import cast
 from pipeline.records import PAIRS
 
 _handles = threading.local()
+_directories: dict[Path, Directory] = {}
+_opening = threading.Lock()
+
+LOCAL = struct.Struct("<4s22xHH")  # of a member's local header: its start, lengths of name, extra
+# flags of what is left to zipfile: encrypted, patched, strongly encrypted
+ODD = 0x1 | 0x20 | 0x40
+UTF8 = 0x800  # flag: the member's name is UTF-8, else code page 437
+ROOM = 64  # bytes of extra fields in a local header that are read at once with the data
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """One labelled image, not yet read.
 
@@ -47,10 +59,11 @@ class Item:
         """
         if self.member is None:
             return self.file.read_bytes()
-        return _archive(self.file).read(self.member)
+        content = _directory(self.file).read(self.member)
+        return _archive(self.file).read(self.member) if content is None else content
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Trial:
     """One comparison of two images, ``left`` and ``right`` by `Item.image`; ``same`` is the truth.
 
@@ -66,7 +79,7 @@ class Trial:
     episode: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Found:
     """What a layout finds: images, sorted by class, then by path, and trials in their own order."""
 
@@ -81,6 +94,8 @@ def lines(text: str) -> list[str]:
 
 def printable(text: str) -> str:
     """The text in one line of valid UTF-8: control characters and stray bytes as escapes."""
+    if text.isprintable():  # has none of these, and is by far the most usual
+        return text
     return "".join(
         char.encode("unicode_escape").decode()
         if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp")
@@ -95,8 +110,102 @@ def _archive(file: Path) -> zipfile.ZipFile:
     A handle that threads share counts its readers without a lock and has them wait for each
     other; one that processes share has one file position for all.
     """
-    status = file.stat()
-    key = (os.getpid(), status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
+    key = (os.getpid(), *_state(file))
     if getattr(_handles, "key", None) != key:
         _handles.archive, _handles.key = zipfile.ZipFile(file), key
     return cast(zipfile.ZipFile, _handles.archive)
+
+
+class Directory:
+    """Where the members of a zip lie, in about 150 bytes a member, for all threads together.
+
+    ``zipfile`` keeps half a kilobyte of each member, and a handle of its own is what a thread
+    needs; both count with a million members. It still reads the list of members, and every
+    member that is not plainly stored or deflated, or whose content is not as promised.
+    """
+
+    def __init__(self, file: Path, members: Iterable[zipfile.ZipInfo]):
+        self.state = _state(file)
+        self._places: dict[str, int] = {}
+        self._offsets, self._packed, self._sizes = array("Q"), array("Q"), array("Q")
+        self._sums, self._ways = array("I"), array("B")
+        end = 0
+        self._apart = True
+        for number, member in enumerate(members):
+            # out of order or overlapping: zipfile knows which of these are attacks
+            self._apart &= member.header_offset >= end
+            end = member.header_offset + LOCAL.size + len(member.filename) + member.compress_size
+            self._places[member.filename] = number  # of several with one name the last, as there
+            self._offsets.append(member.header_offset)
+            self._packed.append(member.compress_size)
+            self._sizes.append(member.file_size)
+            self._sums.append(member.CRC)
+            self._ways.append(_way(member))
+        self._handle = os.open(file, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_handle"):
+            os.close(self._handle)
+
+    def read(self, name: str) -> bytes | None:
+        """A member's content; None where ``zipfile`` must say what it is, or what is wrong."""
+        place = self._places.get(name)
+        if place is None or not self._apart or self._ways[place] == ODD_WAY:
+            return None
+        packed = self._packed[place]
+        spelt = name.encode()
+        # at a place of its own, with no position that threads or processes would share
+        data = os.pread(self._handle, LOCAL.size + len(spelt) + ROOM + packed, self._offsets[place])
+        if len(data) < LOCAL.size:
+            return None
+        start, length, extra = LOCAL.unpack_from(data)
+        begin = LOCAL.size + length
+        if start != b"PK\3\4" or data[LOCAL.size : begin] != spelt:
+            return None
+        begin += extra
+        if begin + packed > len(data):
+            data = os.pread(self._handle, begin + packed, self._offsets[place])
+        content = data[begin : begin + packed]
+        if self._ways[place] == zipfile.ZIP_DEFLATED:
+            try:
+                content = zlib.decompress(content, -zlib.MAX_WBITS)
+            except zlib.error:
+                return None
+        right = len(content) == self._sizes[place] and zlib.crc32(content) == self._sums[place]
+        return content if right else None
+
+
+ODD_WAY = 255  # of a member that is left to zipfile
+
+
+def _way(member: zipfile.ZipInfo) -> int:
+    """How a member is packed: stored, deflated or odd."""
+    name = member.orig_filename
+    plain = name.isascii() or member.flag_bits & UTF8
+    same = plain and name == member.filename and not member.flag_bits & ODD
+    known = member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+    return member.compress_type if same and known else ODD_WAY
+
+
+def remember(file: Path, members: Iterable[zipfile.ZipInfo]) -> None:
+    """Keep where a zip's members lie, as whoever lists them knows it already."""
+    _directories[file] = Directory(file, members)
+
+
+def _directory(file: Path) -> Directory:
+    """Where a zip's members lie, listed anew for a changed file."""
+    state = _state(file)
+    found = _directories.get(file)
+    if found is None or found.state != state:
+        with _opening:  # of many threads one lists it
+            found = _directories.get(file)
+            if found is None or found.state != state:
+                with zipfile.ZipFile(file) as archive:
+                    found = _directories[file] = Directory(file, archive.infolist())
+    return found
+
+
+def _state(file: Path) -> tuple[int, ...]:
+    """What changes where a file is another or has been written."""
+    status = os.stat(file)
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size

@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from pipeline.data import omniglot, pair_lists
 from pipeline.data.items import Found, Item, Trial, printable
@@ -101,7 +101,12 @@ def _labelled(target: Path, layout: str) -> list[Item]:
 
 
 def _sorted(items: list[Item]) -> list[Item]:
-    return sorted(items, key=lambda item: (natural(item.class_name), item.image, item.split))
+    """By class, path and split; three stable sorts need no key that holds all of these."""
+    place = {name: number for number, name in enumerate(class_names(items))}
+    items = sorted(items, key=lambda item: item.split)
+    items.sort(key=lambda item: item.image)
+    items.sort(key=lambda item: place[item.class_name])
+    return items
 
 
 def _from_folders(tree: Tree) -> list[Item]:
@@ -141,10 +146,12 @@ def _spelt_as_in_train(items: list[Item]) -> list[Item]:
     spelt = {name.casefold(): name for name in training}
     if len(spelt) < len(training):  # capitals tell classes apart
         return items
+    other = {name: spelt.get(name.casefold(), name) for name in {i.class_name for i in items}}
     return [
-        replace(item, class_name=spelt.get(item.class_name.casefold(), item.class_name))
+        item if other[item.class_name] == item.class_name
+        else replace(item, class_name=other[item.class_name])
         for item in items
-    ]
+    ]  # fmt: skip
 
 
 def _unwrap(tree: Tree) -> Parts:
@@ -250,7 +257,7 @@ def _listed(
     """The item of a line in a list or table, or None where there is no such file."""
     relative = posixpath.normpath(posixpath.join(*folder, name))
     if tree.zipped:
-        parts = PurePosixPath(relative).parts
+        parts = tuple(relative.split("/"))
         return tree.item(parts, label, split, group) if parts in tree.files else None
     file = tree.target.joinpath(*folder, name)  # an absolute name replaces what stands before it
     if not os.path.isfile(file):  # False also for a name that no file can have
@@ -276,7 +283,9 @@ def _from_table(tree: Tree) -> list[Item]:
             )
         cell = {name: cells[columns[name]] if name in columns else "" for name in COLUMNS}
         item = _table_item(tree, path[:-1], cell, where)
-        first = lines.setdefault(os.path.abspath(item.place), number)
+        # in a zip a member has one name
+        key = item.member if item.member is not None else os.path.abspath(item.place)
+        first = lines.setdefault(key, number)
         if first != number:
             raise InputError(
                 f"{where}: names '{item.image}' again, as line {first} does; remove one"
@@ -285,7 +294,8 @@ def _from_table(tree: Tree) -> list[Item]:
     if not items:
         raise InputError(f"{place}: lists no images; add a line of each, below its header")
     splits = _check_table(place, items)
-    return [item if len(splits) > 1 else replace(item, split="") for item in items.values()]
+    given = len(splits) > 1
+    return [item if given or not item.split else replace(item, split="") for item in items.values()]
 
 
 def _find_table(tree: Tree) -> Parts:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from pipeline.errors import InputError
 from pipeline.params import Splits
 
 ORDERS = 20  # random orders of the groups that are tried
+BLOCK = 1 << 24  # bytes of images that are read at once
 NEAR = 0.01  # a share of a class that is no further from what was asked is near enough
 
 Array = npt.NDArray[np.int64]
@@ -71,31 +71,31 @@ def _draw_images(
     images: pd.DataFrame, draw: dict[str, float], val_per_class: int | None, seed: int
 ) -> pd.Series:
     """The split of each image, drawn class by class."""
-    split = pd.Series("train", index=images.index)
-    for label, of_class in _by_label(images):
-        rows = of_class.index.to_numpy()
-        shuffled = generator("split", seed, label).permutation(rows)
+    split = np.full(len(images), "train", dtype=object)
+    for label, places in by_label(images["label"].to_numpy()):
+        shuffled = generator("split", seed, label).permutation(places)
         taken = 0
         for name, share in draw.items():
-            count = max(1, round(share * len(rows)))
+            count = max(1, round(share * len(places)))
             if name == "val" and val_per_class is not None:
                 count = min(count, val_per_class)
-            split.loc[shuffled[taken : taken + count]] = name
+            split[shuffled[taken : taken + count]] = name
             taken += count
-        if taken >= len(rows):
+        if taken >= len(places):
             raise InputError(
-                f"{_place(draw)}: class '{of_class['class'].iloc[0]}' has only "
-                f"{len(rows)} images to cut {' and '.join(draw)} from; one at least must be left "
+                f"{_place(draw)}: class '{images['class'].iloc[places[0]]}' has only "
+                f"{len(places)} images to cut {' and '.join(draw)} from; one at least must be left "
                 "to train on"
             )
-    return split
+    return pd.Series(split, index=images.index)
 
 
 def _images_above(images: pd.DataFrame, most: int, seed: int) -> list[int]:
     """The rows to drop so that at most ``most`` images of each class stay."""
+    index = images.index.to_numpy()
     dropped: list[int] = []
-    for label, of_class in _by_label(images):
-        dropped += generator("val", seed, label).permutation(of_class.index)[most:].tolist()
+    for label, places in by_label(images["label"].to_numpy()):
+        dropped += generator("val", seed, label).permutation(index[places])[most:].tolist()
     return dropped
 
 
@@ -257,9 +257,11 @@ def _groups_above(images: pd.DataFrame, most: int, seed: int) -> list[int]:
     return images.index[~kept[groups]].tolist()
 
 
-def _by_label(images: pd.DataFrame) -> Iterator[tuple[int, pd.DataFrame]]:
-    for label in sorted(images["label"].unique()):
-        yield int(label), images[images["label"] == label]
+def by_label(labels: Array) -> Iterator[tuple[int, Array]]:
+    """Each label (of N) with the places where it stands, both ascending; one sort for them all."""
+    order = np.argsort(labels, kind="stable")
+    found, starts = np.unique(labels[order], return_index=True)
+    yield from zip(found.tolist(), np.split(order, starts[1:]), strict=False)
 
 
 def _place(draw: dict[str, float]) -> str:
@@ -269,7 +271,7 @@ def _place(draw: dict[str, float]) -> str:
 
 def _check_classes(images: pd.DataFrame, split: pd.Series) -> None:
     names = images.drop_duplicates("label").set_index("label")["class"]
-    training = set(images.loc[split == "train", "label"])
+    training = set(images.loc[split == "train", "label"].unique().tolist())
     for label, name in names.items():
         if label not in training:
             raise InputError(f"data.target: class '{name}' has no training image")
@@ -283,11 +285,36 @@ class Duplicates:
 
 
 def find_duplicates(pixels: npt.NDArray[np.uint8]) -> Duplicates:
-    """Find images that are the same to the byte once decoded and resized. (N, C, H, W)."""
-    seen: dict[bytes, list[int]] = defaultdict(list)
-    for row in range(len(pixels)):
-        seen[hashlib.blake2b(pixels[row].tobytes(), digest_size=16).digest()].append(row)
-    return Duplicates([rows for rows in seen.values() if len(rows) > 1])
+    """Find images that are the same to the byte once decoded and resized. (N, C, H, W).
+
+    Groups are in the order of their first image. A memory map is read in blocks, past the map.
+    """
+    digests = np.empty((len(pixels), 2), np.uint64)
+    for start, block in _blocks(pixels):
+        for row, image in enumerate(block, start):
+            digest = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+            digests[row] = np.frombuffer(digest, np.uint64)
+    order = np.lexsort((digests[:, 1], digests[:, 0]))  # stable: rows of a group ascend
+    again = (digests[order[1:]] == digests[order[:-1]]).all(axis=1)
+    edges = np.flatnonzero(np.diff(again.astype(np.int8), prepend=0, append=0))
+    runs = zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)  # of neighbours alike
+    return Duplicates(sorted(order[first : last + 1].tolist() for first, last in runs))
+
+
+def _blocks(pixels: npt.NDArray[np.uint8]) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+    """The images a block at a time, each with its first row.
+
+    What is read through a memory map stays in this process's memory, as long as there is room.
+    """
+    each = int(np.prod(pixels.shape[1:]))
+    count = max(1, BLOCK // max(1, each))
+    for start in range(0, len(pixels), count):
+        block = pixels[start : start + count]
+        if isinstance(pixels, np.memmap) and pixels.filename and pixels.flags.c_contiguous:
+            offset = pixels.offset + start * each
+            block = np.fromfile(pixels.filename, np.uint8, block.size, offset=offset)
+            block = block.reshape(-1, *pixels.shape[1:])
+        yield start, block
 
 
 def without_duplicates(
@@ -302,20 +329,21 @@ def without_duplicates(
         InputError: with ``error``, naming the first group and how many there are.
     """
     split = split.copy()
+    at, labels = split.to_numpy(object), images["label"].to_numpy()
     wrong: list[tuple[str, list[int]]] = []
+    dropped: list[int] = []
     for group in duplicates.groups:
-        rows = [row for row in group if split[row] != ""]
-        if images.loc[rows, "label"].nunique() > 1:
+        rows = [row for row in group if at[row] != ""]
+        splits = {at[row] for row in rows}
+        if len({labels[row] for row in rows}) > 1:
             wrong.append(("under two labels", rows))
-            dropped = rows
-        elif split[rows].nunique() > 1:
+            dropped += rows
+        elif len(splits) > 1:
             wrong.append(("in two splits", rows))
-            keep = next(name for name in ("test", "val") if (split[rows] == name).any())
-            dropped = [row for row in rows if split[row] != keep]
-        else:
-            continue
-        if choice == "drop":
-            split.loc[dropped] = ""
+            keep = next(name for name in ("test", "val") if name in splits)
+            dropped += [row for row in rows if at[row] != keep]
+    if choice == "drop":
+        split.loc[dropped] = ""
     if wrong and choice == "error":
         how, rows = wrong[0]
         named = ", ".join(f"{images['image'][r]} ({images['class'][r]}, {split[r]})" for r in rows)
@@ -338,8 +366,8 @@ def training_order(rows: Array, labels: Array, seed: int) -> tuple[Array, Array]
         rows and their labels, each (N,).
     """
     turns, picked, of = [], [], []
-    for label in np.unique(labels):
-        mine = generator("train", seed, int(label)).permutation(rows[labels == label])
+    for label, places in by_label(labels):
+        mine = generator("train", seed, label).permutation(rows[places])
         turns.append(np.arange(len(mine)))
         picked.append(mine)
         of.append(np.full(len(mine), label))
@@ -391,14 +419,13 @@ def cut_validation(images: pd.DataFrame, share: float, seed: int) -> pd.Series:
     """
     if _has_groups(images):
         return _draw_groups(images, {"val": share}, None, seed, "data.source")
-    split = pd.Series("train", index=images.index)
-    for label, of_class in _by_label(images):
-        count = max(1, round(share * len(of_class)))
-        if count >= len(of_class):
+    split = np.full(len(images), "train", dtype=object)
+    for label, places in by_label(images["label"].to_numpy()):
+        count = max(1, round(share * len(places)))
+        if count >= len(places):
             raise InputError(
-                f"data.source: class '{of_class['class'].iloc[0]}' has {len(of_class)} image(s); "
-                "it needs at least two, one of them for validation"
+                f"data.source: class '{images['class'].iloc[places[0]]}' has {len(places)} "
+                "image(s); it needs at least two, one of them for validation"
             )
-        rows = generator("split", seed, label).permutation(of_class.index.to_numpy())
-        split.loc[rows[:count]] = "val"
-    return split
+        split[generator("split", seed, label).permutation(places)[:count]] = "val"
+    return pd.Series(split, index=images.index)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.data.items import Item, printable
+from pipeline.data.items import Item, printable, remember
 from pipeline.errors import InputError
 
 IMAGES = "bmp gif jpe jpeg jpg pbm pgm png pnm ppm tif tiff webp"  # what is read, for people
@@ -67,13 +68,15 @@ class Tree:
 
     def item(self, path: Parts, class_name: str, split: str, group: str = "") -> Item:
         """A file as a labelled image."""
+        image = printable("/".join(path))
+        member = self.files[path] if self.zipped else None
         return Item(
-            image=printable("/".join(path)),
+            image=member if member == image else image,  # one text for both, as a rule
             file=self.target if self.zipped else self.target.joinpath(*path),
-            class_name=printable(class_name),
+            class_name=sys.intern(printable(class_name)),  # one text a class
             split=split,
             group=printable(group),
-            member=self.files[path] if self.zipped else None,
+            member=member,
         )
 
 
@@ -161,11 +164,13 @@ def _contents(target: Path) -> Tree:
     try:
         with zipfile.ZipFile(target) as archive:
             members = archive.infolist()
+        remember(target, members)
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
         raise InputError(f"{target}: cannot be read as a zip: {error}") from None
     for member in members:
         name = member.filename.replace("\\", "/")  # as some Windows programs write it
-        path = tuple(part for part in name.split("/") if part not in ("", "."))
+        # one text for each folder, not one for each file in it
+        path = tuple(sys.intern(part) for part in name.split("/") if part not in ("", "."))
         if name.startswith("/") or re.match(r"[A-Za-z]:/", name) or ".." in path:
             raise InputError(
                 f"{target}: its member '{printable(name)}' points outside the zip; zip it again "
@@ -176,7 +181,8 @@ def _contents(target: Path) -> Tree:
         if member.flag_bits & 0x1:
             raise InputError(f"{target}: is encrypted; zip it again without a password")
         above = len(path) + 1 if name.endswith("/") else len(path)
-        tree.folders.update(path[:depth] for depth in range(1, above))
+        if path[: above - 1] not in tree.folders:
+            tree.folders.update(path[:depth] for depth in range(1, above))
         if not name.endswith("/"):
             tree.files[path] = member.filename
     return tree

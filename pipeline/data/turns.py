@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pipeline.data.batches import ImageSet
 from pipeline.data.pairs import PairList
+from pipeline.data.rows import Rows, turned
 
 
 def with_turns(images: ImageSet, pairs: PairList, turns: int) -> tuple[ImageSet, PairList]:
@@ -20,16 +22,18 @@ def with_turns(images: ImageSet, pairs: PairList, turns: int) -> tuple[ImageSet,
         pairs: positions in ``images``.
         turns: 1, 4 or 8.
     """
-    pixels = [
-        torch.rot90(images.pixels.flip(3) if turn >= 4 else images.pixels, turn % 4, (2, 3))
-        for turn in range(turns)
-    ]
     labels = [images.labels * turns + turn for turn in range(turns)]
     left, right = (
         np.concatenate([ends + turn * len(images) for turn in range(turns)])
         for ends in (pairs.left, pairs.right)
     )
     return (
-        ImageSet(torch.cat(pixels), torch.cat(labels)),
+        ImageSet(_with_turns(images.pixels, turns), torch.cat(labels)),
         PairList(left, right, np.tile(pairs.same, turns)),
     )
+
+
+def _with_turns(pixels: Rows, turns: int) -> Rows:
+    if isinstance(pixels, Tensor):
+        return torch.cat([turned(pixels, turn) for turn in range(turns)])
+    return pixels.turned(turns)

@@ -61,16 +61,21 @@ def names() -> list[str]:
     return [*OWN, *listed]
 
 
+def is_known(architecture: str) -> bool:
+    """Whether there is an architecture of this name; our own are known without torchvision."""
+    return architecture in OWN or architecture in names()
+
+
 def check_known(architecture: str) -> None:
     """Check the name of an architecture.
 
     Raises:
         InputError: it is unknown, with the nearest name.
     """
-    if architecture not in OWN and architecture not in (known := names()):
+    if not is_known(architecture):
         raise InputError(
             f"params.yaml: model.architecture: there is no '{architecture}'; "
-            f"{nearest(architecture, known)}"
+            f"{nearest(architecture, names())}"
         )
 
 
@@ -417,6 +422,8 @@ def _size_problem(architecture: str, image_size: int, channels: int) -> str | No
     """Why the network cannot take the size, or None if it can."""
     try:
         network = _construct_on_meta(architecture, 2, channels, image_size).eval()
+        if architecture in OWN:
+            return None  # refused above if at all; the pass below imports torch's compiler: 2 s
         width = max(channels, len(_pixels(architecture).mean))  # as ``normalise`` broadcasts
         with torch.no_grad():
             network(torch.empty(1, width, image_size, image_size, device="meta"))
@@ -444,6 +451,8 @@ def empty_on_meta() -> Iterator[None]:
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
             kwargs = dict(kwargs or {})
+            if func is nn.init.normal_ and kwargs["tensor"].is_meta:
+                return kwargs["tensor"]  # nothing to fill; torch would import its compiler
             if func is torch.empty:
                 kwargs["device"] = "meta"
             return func(*args, **kwargs)

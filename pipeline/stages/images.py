@@ -65,7 +65,7 @@ def _further(source: Path, layout: str) -> list[Item]:
 
 def _check_apart(target: list[Item], source: list[Item]) -> None:
     """Refuse an image that both sets name, as lists and tables of two folders may."""
-    known = {os.path.abspath(item.place) for item in target}
+    known = {os.path.abspath(item.place) for item in target} if source else set()
     for item in source:
         if os.path.abspath(item.place) in known:
             raise InputError(
@@ -85,7 +85,7 @@ def _write(data: Data, items: Sequence[Item], stem: Path) -> None:
 
 
 def _write_listed(items: Sequence[Item], trials: Sequence[Trial]) -> None:
-    at = {item.image: row for row, item in enumerate(items)}
+    at = {item.image: row for row, item in enumerate(items)} if trials else {}
     rows = (
         (trial.split, trial.set, trial.episode, at[trial.left], at[trial.right], int(trial.same))
         for trial in trials

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from pipeline.data.augmentation import mix
 from pipeline.data.batches import balanced_batches, batch_count, image_batches
+from pipeline.data.rows import Streamed, in_order, together
 from pipeline.errors import InputError
 from pipeline.models.heads import Assembled
 from pipeline.params import Classification, CrossEntropy, Supervised
@@ -19,7 +19,7 @@ from pipeline.training.feed import Feed
 from pipeline.training.losses import Objective
 from pipeline.training.losses.cross_entropy import balanced_weights, cross_entropy
 from pipeline.training.optimizers import parameter_groups
-from pipeline.training.phase import Phase, Solve, evaluate
+from pipeline.training.phase import EVALUATION_BATCH, Phase, Solve, evaluate
 
 if TYPE_CHECKING:
     from pipeline.training.run import Run
@@ -46,8 +46,7 @@ def classification(
     criterion = _criterion(run, settings)
 
     def batches() -> Iterator[tuple[Tensor, ...]]:
-        for index in drawn():
-            images, labels = feed.take(index), run.train.labels[index]
+        for images, labels in epoch():
             if mixing:
                 yield mix(images, labels, settings.mixup, settings.cutmix, generator)
             else:
@@ -62,7 +61,7 @@ def classification(
         partners, share = other
         return share * losses + (1 - share) * criterion(logits, partners)
 
-    drawn, steps = _index_batches(run, settings)
+    epoch, steps = _labelled_batches(run, settings, feed)
     groups = parameter_groups(module, settings, lr_factor)
     if not groups:
         raise InputError(
@@ -77,7 +76,7 @@ def classification(
         steps=steps,
         batches=batches,
         loss=loss,
-        validate=lambda: evaluate(module, cross_entropy, iter(feed.val), run.val.labels),
+        validate=lambda: evaluate(module, cross_entropy, feed.val(), run.val.labels),
         rule=run.training.rule,
         training_mode=training_mode or module.train,
         network=run.network,
@@ -98,11 +97,7 @@ def joint(
     run.network.requires_grad_(True)
     feed = Feed(run, None)
     criterion = _criterion(run, settings)
-    drawn, steps = _index_batches(run, settings)
-
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        for index in drawn():
-            yield feed.take(index), run.train.labels[index]
+    batches, steps = _labelled_batches(run, settings, feed)
 
     def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
         images, labels = batch
@@ -119,7 +114,7 @@ def joint(
         steps=steps,
         batches=batches,
         loss=loss,
-        validate=lambda: evaluate(run.network, cross_entropy, iter(feed.val), run.val.labels),
+        validate=lambda: evaluate(run.network, cross_entropy, feed.val(), run.val.labels),
         rule=run.training.rule,
         training_mode=run.network.train,
         network=run.network,
@@ -134,17 +129,22 @@ def solve(
 ) -> Solve:
     """See ``Run.solve``."""
     network.encoder.requires_grad_(False).eval()
-    latents = torch.cat(list(run.encode(network.encoder, run.train)))
-    val_latents = list(run.encode(network.encoder, run.val))
+    latents = run.keep(network.encoder, run.train)
+    val_latents = run.keep(network.encoder, run.val)
 
     def make() -> dict[str, float]:
-        head, found = fit(latents, run.train.labels, run.classes)
+        rows = latents.on_cpu() if isinstance(latents, Streamed) else latents
+        head, found = fit(rows, run.train.labels, run.classes)
         network.head = head.to(run.device)
         return found
 
     def metrics() -> dict[str, Tensor]:
-        train = evaluate(network.head, cross_entropy, iter([latents]), run.train.labels, "train")
-        return train | evaluate(network.head, cross_entropy, iter(val_latents), run.val.labels)
+        kept = {"train": (latents, run.train.labels), "val": (val_latents, run.val.labels)}
+        found: dict[str, Tensor] = {}
+        for of, (rows, labels) in kept.items():
+            inputs = in_order(rows, EVALUATION_BATCH)
+            found |= evaluate(network.head, cross_entropy, inputs, labels, of)
+        return found
 
     return Solve(
         name=name,
@@ -163,17 +163,21 @@ def _criterion(run: Run, settings: CrossEntropy) -> Callable[[Tensor, Tensor], T
     return partial(cross_entropy, label_smoothing=settings.label_smoothing, class_weights=weights)
 
 
-def _index_batches(run: Run, settings: Supervised) -> tuple[Callable[[], Iterator[Tensor]], int]:
-    """An epoch's batches of positions, called anew for each epoch, and how many they are."""
+def _labelled_batches(
+    run: Run, settings: Supervised, feed: Feed
+) -> tuple[Callable[[], Iterator[tuple[Tensor, Tensor]]], int]:
+    """An epoch's batches of images and labels, called anew for each, and how many they are."""
     size = run.batch_size(settings)
     order = runtime.generator(run.seed, "order")
     labels = run.train.labels.cpu()
 
-    def drawn() -> Iterator[Tensor]:
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
         if settings.sampler == "balanced":
-            found = balanced_batches(labels, size, order)
+            drawn = balanced_batches(labels, size, order)
         else:
-            found = image_batches(len(labels), size, order)
-        return (index.to(run.device) for index in found)
+            drawn = image_batches(len(labels), size, order)
+        sent = together(drawn, run.device)
+        images = feed.stream(zip(drawn, sent, strict=True))
+        yield from zip(images, siamese.labels_of(run, sent), strict=True)
 
-    return drawn, batch_count(len(labels), size)
+    return batches, batch_count(len(labels), size)

@@ -123,8 +123,7 @@ def fit(
 
 def _descend(phase: Phase, result: Result, device: torch.device, precision: str, log: Log) -> None:
     step = _Stepper(phase, device, precision)
-    best = _Best(phase.keep, phase.settings)
-    last = Kept(0, -math.inf, snapshot(phase.module))
+    best = _Best(phase.keep, phase.settings, phase.module)
     for epoch in range(1, phase.settings.epochs + 1):
         loss, images = step.epoch()
         result.images_seen += images
@@ -138,15 +137,14 @@ def _descend(phase: Phase, result: Result, device: torch.device, precision: str,
         row = {"phase": phase.name, "epoch": epoch, "images_seen": result.images_seen, **values}
         if not finite:
             result.status, result.reason = "diverged", _reason(phase.name, epoch, values)
-            result.chosen_epoch, result.kept = last.epoch, [last]
+            result.chosen_epoch, result.kept = best.last.epoch, [best.last]
             break
         row |= gradients.summary(norms)
         result.history.append(row)
         result.gradients += gradients.rows(phase.name, epoch, norms)
         log(row)
         metric, sign = RULES[phase.rule]
-        last = Kept(epoch, sign * values[metric], snapshot(phase.module))
-        best.add(last)
+        best.add(epoch, sign * values[metric], phase.module)
         if best.stop:
             break
     if result.status == "finished":
@@ -216,18 +214,28 @@ def _marking_last(batches: Iterable[Batch]) -> Iterator[tuple[Batch, bool]]:
 
 
 class _Best:
-    """The best epochs so far, and whether patience has run out."""
+    """The last epoch, the best ones so far, and whether patience has run out.
 
-    def __init__(self, keep: int, settings: Optimization):
+    Memory of a state that is no longer held takes the next one: new memory costs a large network
+    on a CPU several times as long as the copy.
+    """
+
+    def __init__(self, keep: int, settings: Optimization, start: nn.Module):
         self.keep, self.settings = keep, settings
+        self.last = Kept(0, -math.inf, snapshot(start))
         self.kept: list[Kept] = []
         self.improved_to, self.waited = -math.inf, 0
+        self._spare: State | None = None
 
-    def add(self, new: Kept) -> None:
-        """Take an epoch's state if it is among the best; of equals the earlier is better."""
-        self.kept = sorted([*self.kept, new], key=lambda kept: -kept.value)[: self.keep]
-        if new.value > self.improved_to + self.settings.min_delta:
-            self.improved_to, self.waited = new.value, 0
+    def add(self, epoch: int, value: float, module: nn.Module) -> None:
+        """Take an epoch's state, among the best if it is; of equals the earlier is better."""
+        held = [self.last, *self.kept]
+        self.last = Kept(epoch, value, snapshot(module, self._spare))
+        self.kept = sorted([*self.kept, self.last], key=lambda kept: -kept.value)[: self.keep]
+        used = {kept.epoch for kept in (self.last, *self.kept)}
+        self._spare = next((old.state for old in held if old.epoch not in used), None)
+        if value > self.improved_to + self.settings.min_delta:
+            self.improved_to, self.waited = value, 0
         else:
             self.waited += 1
 
@@ -237,14 +245,24 @@ class _Best:
         return bool(self.settings.patience) and self.waited >= self.settings.patience
 
 
-def snapshot(module: nn.Module) -> State:
-    """A copy of a module's state."""
-    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+def snapshot(module: nn.Module, into: State | None = None) -> State:
+    """A copy of a module's state; ``into``, an earlier one of the same module, is written over."""
+    state = {name: tensor.detach() for name, tensor in module.state_dict().items()}
+    if into is None:
+        return {name: tensor.clone() for name, tensor in state.items()}
+    for name, tensor in state.items():
+        into[name].copy_(tensor)
+    return into
 
 
 def all_finite(module: nn.Module) -> Tensor:
-    """1 if every weight and statistic of a module is finite, else 0, on its device."""
-    return torch.stack([tensor.isfinite().all() for tensor in module.state_dict().values()]).all()
+    """1 if every weight and statistic of a module is finite, else 0, on its device.
+
+    The smallest and the largest of each tensor tell, in one pass through it: NaN is both.
+    """
+    state = module.state_dict().values()
+    extremes = [of.aminmax() for of in state if of.is_floating_point() and of.numel()]
+    return torch.stack([of for pair in extremes for of in pair]).isfinite().all()
 
 
 def fetch(metrics: dict[str, Tensor]) -> dict[str, float]:

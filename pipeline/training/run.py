@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.data.batches import ImageSet, auto_batch_size
 from pipeline.data.pairs import PairList
+from pipeline.data.rows import Rows, keep
 from pipeline.models import architectures
 from pipeline.models.cut import block_ends, split
 from pipeline.models.heads import Assembled
@@ -19,12 +20,13 @@ from pipeline.params import (
     Optimization,
     Optimizer,
     PairHead,
+    Placement,
     Supervised,
     Training,
 )
 from pipeline.training import classification, runtime, siamese, verification
 from pipeline.training.losses import LossBlock
-from pipeline.training.phase import EVALUATION_BATCH, Phase, Solve
+from pipeline.training.phase import Phase, Solve, image_batches
 
 Factor = classification.Factor
 Fit = Callable[[Tensor, Tensor, int], tuple[nn.Module, dict[str, float]]]
@@ -51,6 +53,7 @@ class Run:
         training: what all methods share.
         seed: draws order, augmentation and dropout, each from a stream of its own.
         phases: how many phases were begun, so that each augments anew.
+        placement: where latents that are kept lie; it alters no number.
     """
 
     network: nn.Module
@@ -66,6 +69,7 @@ class Run:
     pairs: PairList | None = None
     val_pairs: PairList | None = None
     phases: int = 0
+    placement: Placement = "auto"
 
     def part(self, after: str | None = None, upto: str | None = None) -> nn.Module:
         """The part of the network between two latents, sharing its parameters.
@@ -238,11 +242,22 @@ class Run:
         return siamese.passes_of_classes(self, settings, per_class)
 
     @torch.no_grad()
-    def encode(self, encoder: nn.Module | None, images: ImageSet) -> Iterator[Tensor]:
+    def encode(
+        self, encoder: Callable[[Tensor], Tensor] | None, images: ImageSet
+    ) -> Iterator[Tensor]:
         """Latents of all images in order, in batches, without augmentation; None: the inputs."""
-        for pixels in images.pixels.split(EVALUATION_BATCH):
+        for pixels in image_batches(images.pixels):
             inputs = architectures.normalise(pixels, self.architecture)
             yield encoder(inputs) if encoder is not None else inputs
+
+    def keep(self, encoder: Callable[[Tensor], Tensor], images: ImageSet) -> Rows:
+        """Latents of all images in order, computed once; see ``pipeline.data.rows.keep``.
+
+        Raises:
+            InputError: they fit neither on the device nor into a temporary file.
+        """
+        latents = self.encode(encoder, images)
+        return keep(latents, len(images), self.device, self.placement)
 
     def batch_size(self, settings: Optimizer) -> int:
         """The phase's own batch size, else the shared one; ``auto`` goes by the set's size."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from itertools import tee
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.data.batches import PairBatch, PairBatches, batch_count, image_batches
+from pipeline.data.batches import batch_count, image_batches
+from pipeline.data.pair_batches import PairBatch, PairBatches
+from pipeline.data.rows import together
 from pipeline.params import Optimization, Optimizer
 from pipeline.training import runtime
 from pipeline.training.feed import Feed
@@ -40,7 +43,7 @@ def siamese(
     run.begin_phase()
     encoder.requires_grad_(True)
     feed = Feed(run, frozen)
-    objective = make(run, loss, dimension(encoder, feed.val[0]), key)
+    objective = make(run, loss, dimension(encoder, next(feed.val())), key)
     if objective.of_pairs:
         phase = _on_pairs(run, encoder, settings, feed, objective)
     else:
@@ -98,6 +101,17 @@ def within_batch(objective: Objective, latents: Tensor, labels: Tensor) -> Tenso
     return objective.of_pairs(latents[left], latents[right], labels[left], same).mean()
 
 
+def labels_of(run: Run, sent: list[Tensor]) -> Iterator[Tensor]:
+    """Labels (B,) of the training images of each batch, gathered together on the device.
+
+    Args:
+        run: whose images.
+        sent: their positions in each batch (B,), on the device.
+    """
+    found = run.train.labels[torch.cat(sent)]
+    return iter(found.split([len(batch) for batch in sent]))
+
+
 def train_mode(module: nn.Module, dropout: bool = True, batch_norm: bool = True) -> None:
     """Training mode; dropout with stochastic depth, or batch norm, stay as in evaluation."""
     module.train()
@@ -114,27 +128,33 @@ def _on_pairs(
     """Each image of a batch goes through the encoder once, however many pairs it is in."""
     assert run.pairs is not None and run.val_pairs is not None and objective.of_pairs
     of_pairs = objective.of_pairs
-    composed = PairBatches(run.pairs, len(run.train), run.batch_size(settings))
     order = runtime.generator(run.seed, "order")
+    composed = PairBatches(run.pairs, len(run.train), run.batch_size(settings), order)
     val_pairs = [
         torch.from_numpy(column).to(run.device)
         for column in (run.val_pairs.left, run.val_pairs.right, run.val_pairs.same)
     ]
 
     def batches() -> Iterator[tuple[Tensor, PairBatch]]:
-        for batch in composed.epoch(order):
-            yield feed.take(batch.images.to(run.device)), batch
+        # a group is composed while the device has the one before it to do
+        drawn, again = tee(
+            pair
+            for group in composed.epoch()
+            for pair in zip(group, _together(group, run.device), strict=True)
+        )
+        images = feed.stream((batch.images, sent.images) for batch, sent in drawn)
+        yield from zip(images, (sent for _, sent in again), strict=True)
 
     def loss(item: tuple[Tensor, PairBatch]) -> Tensor:
         taken, batch = item
         latents = encoder(feed.inputs(taken)).flatten(1).float()  # (B, D)
-        left, right = batch.left.to(run.device), batch.right.to(run.device)
-        labels = run.train.labels[batch.images.to(run.device)]
-        return of_pairs(latents[left], latents[right], labels[left], batch.same.to(run.device))
+        labels = run.train.labels[batch.images]
+        left, right = batch.left, batch.right
+        return of_pairs(latents[left], latents[right], labels[left], batch.same)
 
     @torch.no_grad()
     def validate() -> dict[str, Tensor]:
-        latents = _latents(encoder, feed.val)
+        latents = _latents(encoder, feed.val())
         step = max(1, DISTANCE_ELEMENTS // latents.shape[1])
         scored = [
             of_pairs(latents[left], latents[right], run.val.labels[left], same == 1)
@@ -165,16 +185,16 @@ def _on_images(
         _class_batch(run, size, per_class)  # refused here rather than in the first epoch
     # the validation images come sorted by class: an order that mixes them, the same in each epoch
     shuffled = runtime.generator(0, "validation")
-    val_batches = image_batches(len(run.val), EVALUATION_BATCH, shuffled)
+    val_batches = together(image_batches(len(run.val), EVALUATION_BATCH, shuffled), run.device)
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         if per_class:
             drawn = m_per_class_batches(labels, size, per_class, steps, order)
         else:
             drawn = image_batches(len(labels), size, order)
-        for index in drawn:
-            index = index.to(run.device)
-            yield feed.take(index), run.train.labels[index]
+        sent = together(drawn, run.device)
+        images = feed.stream(zip(drawn, sent, strict=True))
+        yield from zip(images, labels_of(run, sent), strict=True)
 
     def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
         taken, of = batch
@@ -183,7 +203,7 @@ def _on_images(
 
     @torch.no_grad()
     def validate() -> dict[str, Tensor]:
-        latents = _latents(encoder, feed.val)
+        latents = _latents(encoder, feed.val())
         scored = [of_images(latents[batch], run.val.labels[batch]) for batch in val_batches]
         values, counts = (torch.cat(part) for part in zip(*scored, strict=True))
         return {"val/loss": _mean(values, counts)}
@@ -199,7 +219,15 @@ def _class_batch(run: Run, size: int, per_class: int) -> int:
     return together * each
 
 
-def _latents(encoder: nn.Module, inputs: list[Tensor]) -> Tensor:
+def _together(drawn: list[PairBatch], device: torch.device) -> list[PairBatch]:
+    """Batches of pairs on the device after two transfers."""
+    parts = [part for batch in drawn for part in (batch.images, batch.left, batch.right)]
+    places = iter(together(parts, device))
+    same = together([batch.same for batch in drawn], device)
+    return [PairBatch(next(places), next(places), next(places), of) for of in same]
+
+
+def _latents(encoder: nn.Module, inputs: Iterator[Tensor]) -> Tensor:
     return torch.cat([encoder(batch).flatten(1).float() for batch in inputs])
 
 

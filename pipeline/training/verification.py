@@ -13,8 +13,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from pipeline.data.batches import batch_count, image_batches
 from pipeline.data.pairs import PairList
+from pipeline.data.rows import Rows, Streamed, together
 from pipeline.errors import InputError
-from pipeline.models.pairs import PairHead, Scaled, Verifier
+from pipeline.models.pairs import GATHERED, PairHead, Scaled, Verifier
 from pipeline.params import Optimization, Optimizer
 from pipeline.training import runtime
 from pipeline.training.feed import Feed
@@ -69,10 +70,17 @@ def verification(
     val_pairs = on_device(run.val_pairs, run.device)
 
     def batches() -> Iterator[_Batch]:
-        for drawn in image_batches(len(same), size, order):
-            images, places = torch.cat([of[drawn] for of in ends]).unique(return_inverse=True)
-            left, right = places.to(run.device).chunk(2)
-            yield _Batch(feed.take(images.to(run.device)), left, right, same[drawn].to(run.device))
+        drawn = image_batches(len(same), size, order)
+        once = [
+            torch.cat([of[pairs] for of in ends]).unique(return_inverse=True) for pairs in drawn
+        ]
+        images, places = [of for of, _ in once], [of for _, of in once]
+        sent = together([*images, *places], run.device)
+        truth = together([same[pairs] for pairs in drawn], run.device)
+        taken = feed.stream(zip(images, sent[: len(images)], strict=True))
+        for inputs, ends_of, of in zip(taken, sent[len(images) :], truth, strict=True):
+            left, right = ends_of.chunk(2)
+            yield _Batch(inputs, left, right, of)
 
     def loss(batch: _Batch) -> Tensor:
         encodings = encode(feed.inputs(batch.taken))  # (B, D)
@@ -81,7 +89,7 @@ def verification(
 
     @torch.no_grad()
     def validate() -> dict[str, Tensor]:
-        encodings = torch.cat([encode(inputs) for inputs in feed.val])
+        encodings = torch.cat([encode(inputs) for inputs in feed.val()])
         found = _judged("val", verifier.head, encodings, *val_pairs)
         return {**found, "val/loss": found["val/loss"] + _penalty(penalised)}
 
@@ -116,10 +124,7 @@ def distance(run: Run, name: str, verifier: Verifier) -> Solve:
     verifier.requires_grad_(False).eval()
     parts = {"train": (run.train, run.pairs), "val": (run.val, run.val_pairs)}
     encoded = {
-        split: (
-            torch.cat([_flat(of) for of in run.encode(verifier.encoder, images)]),
-            *on_device(pairs, run.device),
-        )
+        split: (run.keep(verifier.encode, images), *on_device(pairs, run.device))
         for split, (images, pairs) in parts.items()
     }
 
@@ -146,7 +151,7 @@ def distance(run: Run, name: str, verifier: Verifier) -> Solve:
 
 @torch.no_grad()
 def fit_scale(
-    head: nn.Module, encodings: Tensor, left: Tensor, right: Tensor, same: Tensor
+    head: nn.Module, encodings: Rows, left: Tensor, right: Tensor, same: Tensor
 ) -> dict[str, float]:
     """Fit the scale and the bias of a head on a similarity, by logistic regression.
 
@@ -167,7 +172,7 @@ def fit_scale(
     assert isinstance(head, Scaled)
     head.log_scale.zero_()
     head.bias.zero_()  # so that the logits are the similarities themselves
-    similarity = head.score(encodings, left, right).double().cpu().numpy()
+    similarity = score(head, encodings, left, right).double().cpu().numpy()
     if not np.isfinite(similarity).all():
         raise InputError(
             "similarities of the frozen network's latents are not all finite numbers; use other "
@@ -185,6 +190,17 @@ def fit_scale(
     return {"scale": scale, "bias": bias}
 
 
+@torch.no_grad()
+def score(head: PairHead, encodings: Rows, left: Tensor, right: Tensor) -> Tensor:
+    """``PairHead.score``, also of encodings that are streamed."""
+    if not isinstance(encodings, Streamed):
+        return head.score(encodings, left, right)
+    step = max(1, GATHERED // math.prod(encodings.shape[1:]))
+    chunks = zip(left.cpu().split(step), right.cpu().split(step), strict=True)
+    found = encodings.stream([end for chunk in chunks for end in chunk])
+    return torch.cat([head(one, other) for one, other in zip(found, found, strict=True)])
+
+
 def on_device(pairs: PairList, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Left, right (P,) and whether they show one class (P,) bool, as tensors."""
     left, right, same = map(torch.from_numpy, (pairs.left, pairs.right, pairs.same))
@@ -196,10 +212,10 @@ def _flat(latents: Tensor) -> Tensor:
 
 
 def _judged(
-    split: str, head: PairHead, encodings: Tensor, left: Tensor, right: Tensor, same: Tensor
+    split: str, head: PairHead, encodings: Rows, left: Tensor, right: Tensor, same: Tensor
 ) -> dict[str, Tensor]:
     """Mean cross-entropy of listed pairs, and the share judged rightly at even odds."""
-    logits = head.score(encodings, left, right)
+    logits = score(head, encodings, left, right)
     rightly = (logits > 0) == same
     return {
         f"{split}/loss": _cross_entropy(logits, same).mean(),

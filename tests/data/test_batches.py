@@ -8,7 +8,6 @@ import torch
 from scipy.stats import chisquare
 
 from pipeline.data.batches import (
-    PairBatches,
     auto_batch_size,
     balanced_batches,
     image_batches,
@@ -17,7 +16,6 @@ from pipeline.data.batches import (
     read_pairs,
     read_trials,
 )
-from pipeline.data.pairs import draw_pairs
 
 
 @pytest.mark.parametrize(("images", "size"), [(50, 16), (33, 32), (5, 8), (1, 4), (64, 32)])
@@ -66,46 +64,6 @@ def test_auto_batch_size_is_the_power_of_two_below_a_tenth(images, size):
 
 def test_auto_batch_size_stays_at_128():
     assert auto_batch_size(10**6) == 128
-
-
-@pytest.mark.parametrize(("per_class", "size"), [(10, 64), (40, 32), (100, 16)])
-def test_pair_batches_hold_the_listed_pairs_among_their_images(per_class, size):
-    labels = np.repeat(np.arange(3), per_class)
-    pairs, _ = draw_pairs(np.arange(len(labels)), labels, 4, 0.5, np.random.default_rng(0))
-    listed = {
-        (left, right): bool(same)
-        for left, right, same in zip(pairs.left, pairs.right, pairs.same, strict=True)
-    }
-    batches = list(PairBatches(pairs, len(labels), size).epoch(torch.Generator().manual_seed(1)))
-    seen = [int(image) for batch in batches for image in batch.images]
-    assert len(seen) == len(set(seen))
-    for batch in batches:
-        images = batch.images.tolist()
-        found = {
-            (images[left], images[right]): bool(same)
-            for left, right, same in zip(
-                batch.left.tolist(), batch.right.tolist(), batch.same.tolist(), strict=True
-            )
-        }
-        among = {pair: same for pair, same in listed.items() if set(pair) <= set(images)}
-        assert found == among
-
-
-def test_one_batch_holds_every_pair():
-    labels = np.repeat(np.arange(5), 10)
-    pairs, _ = draw_pairs(np.arange(50), labels, 8, 0.5, np.random.default_rng(0))
-    (batch,) = PairBatches(pairs, 50, 64).epoch(torch.Generator().manual_seed(0))
-    assert len(batch.left) == len(pairs.left) == 400
-
-
-@pytest.mark.parametrize("classes", [2, 10])
-def test_composed_batches_hold_many_pairs_of_both_kinds(classes):
-    labels = np.repeat(np.arange(classes), 1000 // classes)
-    pairs, _ = draw_pairs(np.arange(1000), labels, 10, 0.5, np.random.default_rng(0))
-    batches = list(PairBatches(pairs, 1000, 50).epoch(torch.Generator().manual_seed(0)))
-    found = sum(len(batch.left) for batch in batches)
-    assert found > 1000  # two towers would pass two images a pair; random batches hold 500 pairs
-    assert 0.45 < sum(int(batch.same.sum()) for batch in batches) / found < 0.55
 
 
 def test_lists_and_pairs_are_read_by_position(tmp_path):

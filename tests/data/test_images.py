@@ -1,4 +1,5 @@
 import csv
+import errno
 import io
 import os
 import struct
@@ -459,6 +460,18 @@ class TestDecodeAll:
         items = put(tmp_path / "in", good=file_of(GREY))
         with pytest.raises(InputError, match="needs 3 MiB, but the disk has 1 MiB left"):
             decode_all(items, tmp_path / "x.npy", 1024, "crop", 3)
+
+    def test_a_disk_that_others_fill_is_told_in_one_line(self, tmp_path, monkeypatch):
+        def full(*_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(images.os, "pwrite", full)
+        items = put(tmp_path / "in", good=file_of(GREY))
+        with pytest.raises(
+            InputError, match=r"x\.npy: cannot be written: No space left on device;"
+        ):
+            decode_all(items, tmp_path / "x.npy", 8, "crop", 1)
+        assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
     def test_no_more_images_in_memory_than_threads(self, tmp_path, monkeypatch):
         counter, lock, most = [0], threading.Lock(), [0]

@@ -1,11 +1,16 @@
 """Pair lists against enumeration, and their promises on small, uneven and large sets."""
 
-from itertools import combinations
+import time
+from itertools import combinations, product
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from pipeline.data.pairs import _triangle, draw_pairs
+from pipeline.data import pairs as module
+from pipeline.data.pairs import PairList, _triangle, draw_pairs, write_pairs
 
 
 def draw(sizes, per_image=4, positive_fraction=0.5, seed=0):
@@ -88,3 +93,79 @@ def test_a_hundred_thousand_images_need_no_list_of_all_pairs():
     pairs, _ = draw_pairs(np.arange(100_000), labels, 2, 0.5, np.random.default_rng(0))
     assert len(pairs.same) == 200_000
     assert len(set(zip(pairs.left.tolist(), pairs.right.tolist(), strict=True))) == 200_000
+
+
+def drawn_naively(rows, labels, per_image, fraction, generator):
+    """The same pairs from lists of all there are, each kind in the order of their ranks."""
+    order = np.argsort(labels, kind="stable").tolist()
+    classes = [[n for n in order if labels[n] == label] for label in sorted(set(labels.tolist()))]
+    drawn = []
+    for mine in classes:
+        every = [(mine[j], mine[i]) for i in range(len(mine)) for j in range(i)]
+        wanted = round(per_image * len(mine) * fraction)
+        drawn += [(*pair, True) for pair in some(every, wanted, generator)]
+    every = []
+    for k, mine in enumerate(classes):
+        later = [n for other in classes[k + 1 :] for n in other]
+        every += product(mine, later)
+    wanted = round(per_image * len(rows) * (1 - fraction))
+    drawn += [(*pair, False) for pair in some(every, wanted, generator)]
+
+    for image in order:  # each in no pair takes the place of one whose images have others
+        degree = [sum(image in pair[:2] for pair in drawn) for image in range(len(rows))]
+        if degree[image]:
+            continue
+        for same in (False, True):
+            partners = [n for n in order if (labels[n] == labels[image]) == same and n != image]
+            spare = [
+                k for k, (one, other, kind) in enumerate(drawn)
+                if kind == same and degree[one] > 1 and degree[other] > 1
+            ]  # fmt: skip
+            if partners and spare:
+                where = spare[generator.integers(len(spare))]
+                drawn[where] = (image, partners[generator.integers(len(partners))], same)
+                break
+    return sorted((*sorted((rows[one], rows[other])), int(same)) for one, other, same in drawn)
+
+
+def some(every, wanted, generator):
+    if wanted >= len(every):
+        return every
+    return [every[k] for k in generator.choice(len(every), wanted, replace=False, shuffle=False)]
+
+
+@given(
+    st.lists(st.integers(1, 9), min_size=1, max_size=5),
+    st.integers(1, 3),
+    st.sampled_from([0.02, 0.2, 0.5, 0.9]),
+    st.integers(0, 10**6),
+)
+@settings(max_examples=150, deadline=None)
+def test_pairs_are_those_of_lists_of_all_there_are(sizes, per_image, fraction, seed):
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
+    rows = rng.permutation(500)[: len(labels)]
+    pairs, _ = draw_pairs(rows, labels, per_image, fraction, np.random.default_rng(seed))
+    drawn = zip(pairs.left.tolist(), pairs.right.tolist(), pairs.same.tolist(), strict=True)
+    expected = drawn_naively(rows, labels, per_image, fraction, np.random.default_rng(seed))
+    assert list(drawn) == expected
+
+
+def test_many_images_that_no_pair_has_take_time_that_grows_with_them_alone():
+    def took(count):
+        started = time.process_time()
+        draw_pairs(np.arange(count), np.arange(count) // 20, 1, 0.5, np.random.default_rng(0))
+        return time.process_time() - started
+
+    took(1000)
+    small, large = min(took(4_000) for _ in range(3)), took(64_000)
+    assert large < 16 * small * 6  # squares would make it 256 times as much
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 20])
+def test_blocks_of_a_table_are_one_after_the_other(count, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(module, "BLOCK", 8)
+    columns = [np.arange(count) * k for k in (1, 10, 0)]
+    write_pairs(tmp_path / "pairs.csv", PairList(*columns))
+    lines = (tmp_path / "pairs.csv").read_bytes().decode().split("\n")
+    assert lines == ["left,right,same", *(f"{n},{10 * n},0" for n in range(count)), ""]

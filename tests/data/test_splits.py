@@ -327,3 +327,27 @@ def test_cut_validation_leaves_something_to_train_on():
     assert counts(images, split) == {"train": [2, 1], "val": [2, 1], "test": [0, 0]}
     with pytest.raises(InputError, match="class 'c1' has 1 image"):
         splits.cut_validation(table([4, 1]), 0.5, 0)
+
+
+@given(st.lists(st.integers(-3, 9)))
+def test_places_of_each_label(labels):
+    found = {label: places.tolist() for label, places in splits.by_label(np.array(labels, int))}
+    assert list(found) == sorted(set(labels))
+    for label, places in found.items():
+        assert places == [place for place, of in enumerate(labels) if of == label]
+
+
+@given(st.lists(st.integers(0, 6), max_size=30), st.integers(1, 100))
+@settings(max_examples=50, deadline=None)
+def test_duplicates_in_a_file_as_in_memory(tmp_path_factory, kinds, block):
+    images = np.array(kinds, np.uint8)[:, None, None, None] * np.ones((1, 3, 2, 2), np.uint8)
+    expected: dict[int, list[int]] = {}
+    for row, kind in enumerate(kinds):
+        expected.setdefault(kind, []).append(row)
+    groups = [rows for rows in expected.values() if len(rows) > 1]
+    assert splits.find_duplicates(images).groups == groups
+    file = tmp_path_factory.mktemp("images") / "images.npy"
+    np.save(file, images)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(splits, "BLOCK", block)
+        assert splits.find_duplicates(np.load(file, mmap_mode="r")).groups == groups

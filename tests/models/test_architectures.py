@@ -22,7 +22,7 @@ def same_state(one: nn.Module, two: nn.Module) -> bool:
     return list(first) == list(second) and all(torch.equal(first[k], second[k]) for k in first)
 
 
-def test_the_networks_of_our_own_never_import_torchvision():
+def test_the_networks_of_our_own_import_neither_torchvision_nor_the_compiler():
     work = (
         "import sys, torch; from pipeline.models import architectures as a, cut, weights;"
         "network = a.build('small', 5, 1, 8, None, 0); a.check_size('small', 8, 1);"
@@ -30,9 +30,22 @@ def test_the_networks_of_our_own_never_import_torchvision():
         "network(a.normalise(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), 'small'));"
         "a.check_size('bvlc_alexnet', 67, 1); a.classifier_keys('bvlc_alexnet', 1, 67);"
         "a.check_size('koch', 65, 1); a.classifier_keys('koch', 1, 65);"
-        "sys.exit('torchvision' in sys.modules)"
+        "sys.exit(any(name in sys.modules for name in ('torchvision', 'torch._dynamo', 'sympy')))"
     )
     assert subprocess.run([sys.executable, "-c", work]).returncode == 0
+
+
+@pytest.mark.parametrize(("architecture", "smallest"), [("small", 4), ("drawings", 8)])
+def test_our_own_networks_refuse_when_they_are_made_what_they_cannot_take(architecture, smallest):
+    """The check makes no pass through them, which would import torch's compiler."""
+    for side in range(1, 40):
+        if side < smallest:
+            with pytest.raises(InputError, match=r"data\.image_size"):
+                architectures.check_size(architecture, side, 1)
+        else:
+            architectures.check_size(architecture, side, 1)
+            network = build(architecture, 3, 1, side, None, 0).eval()
+            assert network(torch.zeros(1, 1, side, side)).shape == (1, 3)
 
 
 def test_names_are_our_own_and_torchvisions_classification_networks():

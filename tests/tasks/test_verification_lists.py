@@ -188,7 +188,7 @@ def test_same_input_same_bytes_and_no_seed_touches_another():
         f"prepared/{folder}/shots-all/seed-0.csv" for folder in ("train", "pairs", "trials")
     }  # fmt: skip
     shared = (set(first) & set(other)) - {"prepared/summary.json"}
-    assert all(first[name] == other[name] for name in shared) and len(shared) == 11
+    assert all(first[name] == other[name] for name in shared) and len(shared) == 12
     lists.write(params_of(compare__seeds=[0, 1], pairs__episodes=kinds[::-1]))
     assert contents().keys() == first.keys()
     swapped = trials()

@@ -5,12 +5,18 @@ import math
 
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipeline.params import Optimization
-from pipeline.training.loop import fit
+from pipeline import recipes
+from pipeline.params import Augmentation, Optimization
+from pipeline.training import loop
+from pipeline.training.loop import all_finite, fit, snapshot
 from pipeline.training.optimizers import parameter_groups
 from pipeline.training.phase import Phase, Solve
+from tests.digits import make_run
 
 CPU = torch.device("cpu")
 
@@ -156,3 +162,95 @@ def test_what_is_solved_has_one_epoch():
     broken = fit(dataclasses.replace(phase, metrics=lambda: {"val/loss": torch.tensor(math.nan)}),
                  CPU, "fp32")  # fmt: skip
     assert broken.status == "diverged" and not broken.history
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=12), st.integers(1, 4), st.booleans())
+@example([3, 2, 1, 2, 3, 0], 1, True)
+def test_kept_states_are_those_of_their_epochs(losses, keep, diverges):
+    """Their memory is used again, which must not reach into one that is still held."""
+    bad_epoch = len(losses) if diverges else None
+    phase = dataclasses.replace(
+        scripted([float(x) for x in losses], bad_epoch=bad_epoch), keep=keep
+    )
+    result = fit(phase, CPU, "fp32")
+    by_loss = sorted(range(1, len(losses) + 1), key=lambda epoch: losses[epoch - 1])
+    expected = [len(losses) - 1] if diverges else by_loss[:keep]
+    assert [kept.epoch for kept in result.kept] == expected
+    assert [-kept.state["weight"].item() for kept in result.kept] == expected
+    assert -phase.module.weight.item() == expected[0]
+    addresses = {kept.state["weight"].data_ptr() for kept in result.kept}
+    assert len(addresses) == len(result.kept)
+
+
+def test_a_snapshot_is_written_over_one_before():
+    module = nn.BatchNorm1d(2)
+    earlier = snapshot(module)
+    memory = {name: tensor.data_ptr() for name, tensor in earlier.items()}
+    with torch.no_grad():
+        module.weight += 1
+    module.num_batches_tracked += 3
+    later = snapshot(module, earlier)
+    assert {name: tensor.data_ptr() for name, tensor in later.items()} == memory
+    assert later.keys() == module.state_dict().keys()
+    assert all(later[name].equal(tensor) for name, tensor in module.state_dict().items())
+    assert not any(tensor.requires_grad for tensor in later.values())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 3e38, -3e38, 0.0])
+@pytest.mark.parametrize("name", ["weight", "running_mean"])
+def test_finite_is_every_number_of_a_module(name, value):
+    module = nn.BatchNorm1d(300)
+    module.state_dict()[name][217] = value
+    finite = all_finite(module)
+    assert finite.item() == math.isfinite(value)
+    assert finite.shape == () and finite.dtype == torch.bool
+
+
+class Asked(TorchDispatchMode):
+    """Counts operations, and names those for whose result the host would wait for a device."""
+
+    WAITING = ("local_scalar_dense", "nonzero", "masked_select", "unique")
+
+    def __init__(self):
+        super().__init__()
+        self.names, self.count = set(), 0
+
+    def __torch_dispatch__(self, operation, types, given=(), named=None):
+        self.count += 1
+        name = operation.overloadpacket.__name__.strip("_")
+        self.names |= {waiting for waiting in self.WAITING if waiting in name}
+        if name == "index" and any(of is not None and of.dtype == torch.bool for of in given[1]):
+            self.names.add("nonzero")
+        return operation(*given, **named or {})
+
+
+@pytest.mark.parametrize(
+    ("work", "name"),
+    [
+        (lambda: float(torch.ones(3).sum()), "local_scalar_dense"),
+        (lambda: torch.ones(3).nonzero(), "nonzero"),
+        (lambda: torch.ones(3)[torch.ones(3) > 0], "nonzero"),
+        (lambda: torch.ones(3).masked_select(torch.ones(3) > 0), "masked_select"),
+    ],
+)
+def test_waiting_would_be_noticed(work, name):
+    with Asked() as asked:
+        work()
+    assert asked.names == {name}
+
+
+@pytest.mark.parametrize("recipe", ["breakdown", "finetune"])
+def test_the_host_never_waits_for_the_device_inside_an_epoch(recipe):
+    run = make_run(pairs=True, augmentation=Augmentation(flip=True, rotation=10, shift=0.1))
+    block = {"epochs": 2, "lr": 0.01, "optimizer": "sgd"}
+    if recipe == "breakdown":
+        asked = {"encoder": {**block, "latent": "embedding"}, "head": block}
+        (phase,) = recipes.of({"recipe": recipe, **asked}).encoder_phases(run)
+    else:
+        (phase,) = recipes.of({"recipe": recipe, **block}).phases(run)
+    step = loop._Stepper(phase, CPU, "fp32")
+    step.epoch()  # what is composed for some epochs ahead is no part of this
+    with Asked() as asked:
+        step.epoch()
+    assert asked.count > 100 and not asked.names

@@ -13,6 +13,7 @@ from pipeline.training.optimizers import (
     check_prefixes,
     learning_rate_factor,
     longest,
+    make_optimizer,
     parameter_groups,
 )
 
@@ -126,3 +127,42 @@ def test_prefixes_are_whole_names():
 def test_batch_norms():
     assert batch_norms(network()) == {"1.weight", "1.bias"}
     assert batch_norms(nn.BatchNorm1d(2)) == {"weight", "bias"}
+
+
+KINDS = [{"optimizer": "sgd"}, {"optimizer": "sgd", "nesterov": True, "weight_decay": 0.1},
+         {"optimizer": "adam"}, {"optimizer": "adamw", "weight_decay": 0.1}]  # fmt: skip
+
+
+def stepped(device, asked, steps=5):
+    """Weights after some steps with given gradients, on the CPU; and the optimizer."""
+    generator = torch.Generator().manual_seed(0)
+    module = nn.Linear(40, 30)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    module.to(device)
+    made = Optimization(epochs=1, lr=0.01, **asked)
+    optimizer = make_optimizer(parameter_groups(module, made), made)
+    for _ in range(steps):
+        for parameter in module.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=generator).to(device)
+        optimizer.step()
+    return [parameter.detach().cpu() for parameter in module.parameters()], optimizer
+
+
+@pytest.mark.parametrize("asked", KINDS)
+def test_a_cpu_takes_torchs_own_way(asked):
+    """A fused step rounds otherwise, and a CPU's bytes are to stay."""
+    _, optimizer = stepped("cpu", asked)
+    assert not any(group["fused"] for group in optimizer.param_groups)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("asked", KINDS)
+def test_a_fused_step_on_cuda_is_that_of_the_cpu(asked):
+    expected, _ = stepped("cpu", asked)
+    found, optimizer = stepped("cuda", asked)
+    assert all(group["fused"] for group in optimizer.param_groups)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)

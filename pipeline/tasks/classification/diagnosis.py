@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from pipeline import workspace
 from pipeline.data.batches import ImageSet, load_images, read_list
+from pipeline.data.rows import Rows, take
 from pipeline.errors import InputError
 from pipeline.evaluation.latents import Labelled, evenly
 from pipeline.models import architectures, weights
@@ -20,7 +21,7 @@ from pipeline.models.heads import Assembled, flatten
 from pipeline.records import RunId
 from pipeline.tasks import anatomy
 from pipeline.tasks.diagnosis import IMAGES, TEST_IMAGES, Fit, Look, as_array, cut_of
-from pipeline.training.phase import EVALUATION_BATCH
+from pipeline.training.phase import image_batches
 
 
 class Place(NamedTuple):
@@ -49,13 +50,13 @@ def look(
         names: theirs (N,).
     """
     architecture = record["parameters"]["model"]["architecture"]
-    splits = [_read(path, test.pixels.device) for path in (run.train_list, workspace.VAL_LIST)]
+    splits = [_read(path, test.labels.device) for path in (run.train_list, workspace.VAL_LIST)]
     (train, train_fit), (val, val_fit) = (_outcome(place, architecture, of) for of in splits)
     labels = test.labels.cpu().numpy()
     chosen = evenly(labels, TEST_IMAGES)
-    pixels = test.pixels[torch.from_numpy(chosen).to(test.pixels.device)]
-    latents, _ = watch(place, architecture, pixels)
-    one = architectures.normalise(test.pixels[:1], architecture)
+    latents, _ = watch(place, architecture, take(test.pixels, torch.from_numpy(chosen)))
+    first = take(test.pixels, torch.zeros(1, dtype=torch.int64))
+    one = architectures.normalise(first, architecture)
     return Look(
         latent=place.latent,
         train=train,
@@ -95,10 +96,10 @@ def place_in(network: nn.Module, record: dict[str, Any], latent: str | None) -> 
 
 
 @torch.no_grad()
-def watch(place: Place, architecture: str, pixels: Tensor) -> tuple[Tensor, Tensor]:
+def watch(place: Place, architecture: str, pixels: Rows) -> tuple[Tensor, Tensor]:
     """Latents (N, D) and logits (N, classes) of images; maps are averaged over height and width."""
     latents, outputs = [], []
-    for part in pixels.split(EVALUATION_BATCH):
+    for part in image_batches(pixels):
         maps, logits = place.seen(architectures.normalise(part, architecture))
         latents.append(flatten(maps.float(), "average"))
         outputs.append(logits)

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.data import splits
-from pipeline.data.pairs import draw_pairs, pair_counts, say_missing, write_pairs
+from pipeline.data import leaks, splits
+from pipeline.data.near_duplicates import find_near_duplicates
+from pipeline.data.pairs import draw_pairs, in_blocks, pair_counts, say_missing, write_pairs
 from pipeline.errors import InputError
 from pipeline.params import Params
 from pipeline.records import TRIAL_COLUMNS, VAL_TRIALS, RunId, write_json, write_table
@@ -21,8 +22,11 @@ def write(params: Params) -> None:
     images = splits.read_images("prepared/images.csv")
     pixels = np.load("prepared/images.npy", mmap_mode="r")
     duplicates = splits.find_duplicates(pixels)
-    split = splits.assign(images, params.data.splits, params.data.val_per_class)
+    near, choice = find_near_duplicates(pixels), params.data.near_duplicates
+    together = leaks.joined(images, near) if choice == "group" else images
+    split = splits.assign(together, params.data.splits, params.data.val_per_class)
     split = splits.without_duplicates(images, split, duplicates, params.data.exact_duplicates)
+    listed_near = leaks.check(images, split, near, choice)
     counts = {name: splits.class_counts(images, split, name) for name in ("train", "val", "test")}
     splits.check_shots(list(params.compare.shots), counts["train"])
     _check_pairs(params, counts)
@@ -33,8 +37,7 @@ def write(params: Params) -> None:
         if name == "val" and params.data.shuffle_labels:
             # true labels here would choose the epoch, and so be learnt from
             labels = splits.shuffled_labels(labels, params.data.splits.seed)
-        listed = zip(rows.tolist(), labels.tolist(), strict=True)
-        write_table(f"prepared/splits/{name}.csv", listed, ("row", "label"))
+        write_table(f"prepared/splits/{name}.csv", in_blocks(rows, labels), ("row", "label"))
     missing = _write_runs(params, images[split == "train"])
     _write_no_trials(params)
     summary = {
@@ -46,9 +49,11 @@ def write(params: Params) -> None:
         "groups": int(images.loc[images["group"] != "", "group"].nunique()),
         "left_out": int((split == "").sum()),
         "identical_groups": len(duplicates.groups),
+        "near_duplicates": leaks.counts(listed_near),
         "labels_shuffled": params.data.shuffle_labels,
         "pairs": missing,
     }
+    leaks.write(listed_near)
     write_json("prepared/summary.json", summary)
     shown = ", ".join(f"{sum(of.values())} to {name}" for name, of in counts.items())
     print(f"prepare: {len(images)} images of {summary['classes']} classes: {shown}")
@@ -74,11 +79,7 @@ def _write_runs(params: Params, training: pd.DataFrame) -> dict[str, Any]:
             run = RunId("", shots, seed)
             count = len(order) if shots == "all" else int(shots) * len(np.unique(labels))
             mine, my_labels = order[:count], of[:count]
-            write_table(
-                run.train_list,
-                zip(mine.tolist(), my_labels.tolist(), strict=True),
-                ("row", "label"),
-            )
+            write_table(run.train_list, in_blocks(mine, my_labels), ("row", "label"))
             pairs, missing = draw_pairs(
                 mine, my_labels, params.pairs.per_image, params.pairs.positive_fraction,
                 splits.generator("pairs", seed),

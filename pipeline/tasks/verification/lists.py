@@ -10,9 +10,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.data import identities, splits
+from pipeline.data import identities, leaks, splits
 from pipeline.data.identities import SPLITS, Array
-from pipeline.data.pairs import PairList, draw_pairs, pair_counts, say_missing, write_pairs
+from pipeline.data.near_duplicates import find_near_duplicates
+from pipeline.data.pairs import (
+    BLOCK,
+    PairList,
+    draw_pairs,
+    in_blocks,
+    pair_counts,
+    say_missing,
+    write_pairs,
+)
 from pipeline.errors import InputError
 from pipeline.params import Episodes, Params
 from pipeline.records import PAIRS, TRIAL_COLUMNS, VAL_TRIALS, RunId, write_json, write_table
@@ -52,8 +61,13 @@ def write(params: Params) -> None:
     """See ``pipeline.tasks.lists.Lists``."""
     images = splits.read_images("prepared/images.csv")
     trials = identities.read_listed("prepared/listed.csv")
-    duplicates = splits.find_duplicates(np.load("prepared/images.npy", mmap_mode="r"))
+    pixels = np.load("prepared/images.npy", mmap_mode="r")
+    duplicates = splits.find_duplicates(pixels)
     made = _divide(params, images, trials, duplicates)
+    found = find_near_duplicates(pixels).but_within(
+        np.union1d(made.runs["left"], made.runs["right"])
+    )
+    near = leaks.check(images, made.images["split"], found, params.data.near_duplicates)
 
     for folder in ("prepared/train", "prepared/pairs", "prepared/trials"):
         shutil.rmtree(folder, ignore_errors=True)  # no list of a removed seed stays behind
@@ -71,12 +85,14 @@ def write(params: Params) -> None:
         "left_out": int((made.images["split"] == "").sum()),
         "pairs_left_out": made.pairs_left_out,
         "identical_groups": len(duplicates.groups),
+        "near_duplicates": leaks.counts(near),
         "labels_shuffled": params.data.shuffle_labels,
         "pairs": said,
         "analysis": _analysis(made, said),
         "trials": _trial_counts(TRIALS),
         "val_trials": _trial_counts(VAL_TRIALS),
     }
+    leaks.write(near)
     write_json("prepared/summary.json", summary)
     shown = ", ".join(
         f"{of['images']} of {of['classes']} to {name}" for name, of in summary["splits"].items()
@@ -164,7 +180,7 @@ def _draw_episodes(params: Params, images: pd.DataFrame, part: str) -> list[pd.D
     A set's key is its ways and shots, so that another set beside it changes nothing.
     """
     rows, labels = _columns(images)
-    groups = np.unique(images["group"].to_numpy(str), return_inverse=True)[1]
+    groups = pd.factorize(images["group"], sort=True)[0]
     seed, drawn = params.data.splits.seed, []
     for number, kind in enumerate(params.pairs.episodes):
         pools = identities.episode_pools(rows, labels, groups, kind.shots)
@@ -254,23 +270,28 @@ def _columns(table: pd.DataFrame) -> tuple[Array, Array]:
 
 
 def _write_images(path: Path, rows: Array, labels: Array) -> None:
-    write_table(path, zip(rows.tolist(), labels.tolist(), strict=True), ("row", "label"))
+    write_table(path, in_blocks(rows, labels), ("row", "label"))
 
 
 def _write_trials(path: Path, tables: list[pd.DataFrame], rows: Array | pd.Series) -> None:
-    lines: list[tuple[Any, ...]] = []
     for table in tables:
-        _check_within(path, table["left"].to_numpy(), table["right"].to_numpy(), rows)
-        lines += table[list(TRIAL_COLUMNS)].itertuples(index=False, name=None)
+        _check_within(path, table["left"].to_numpy(), table["right"].to_numpy(), np.asarray(rows))
+    lines = (
+        line
+        for table in tables
+        for start in range(0, len(table), BLOCK)
+        for line in table[list(TRIAL_COLUMNS)][start : start + BLOCK].itertuples(False, None)
+    )
     write_table(path, lines, TRIAL_COLUMNS)
 
 
-def _check_within(path: Path, left: Array, right: Array, rows: Array | pd.Series) -> None:
+def _check_within(path: Path, left: Array, right: Array, rows: Array) -> None:
     """Refuse images of another split: the promise that the whole comparison rests on."""
-    strange = np.setdiff1d(np.concatenate([left, right]), rows)
-    if len(strange):
+    strange = [of[~np.isin(of, rows, kind="table")] for of in (left, right)]
+    if any(map(len, strange)):
+        first = np.concatenate(strange).min()
         raise InputError(
-            f"{path}: image {strange[0]} would be compared, but is not in the split; make "
+            f"{path}: image {first} would be compared, but is not in the split; make "
             "prepared/ anew with 'dvc repro --force prepare'"
         )
 

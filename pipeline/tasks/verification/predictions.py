@@ -22,7 +22,7 @@ from pipeline.tasks import diagnosis
 from pipeline.tasks.diagnosis import Tested
 from pipeline.tasks.verification.diagnosis import look
 from pipeline.tasks.verification.runs import encode, probabilities
-from pipeline.training.phase import EVALUATION_BATCH
+from pipeline.training.phase import image_batches
 
 EXAMPLES = 6  # of each kind
 Answer = tuple[str, int, int, int, int, float]  # episode, left, right, label, predicted, score
@@ -40,7 +40,8 @@ def write(
     network = recipes.trained(record, run.folder / "model.safetensors").to(device)
     assert isinstance(network, Verifier)
     asked = record["parameters"]["model"]
-    pixels = load_images(workspace.IMAGES, rows, labels, device).pixels
+    pixels = load_images(workspace.IMAGES, rows, labels, device, params.runtime.images).pixels
+    some = next(image_batches(pixels))
     asked_of = read_trials(trials, rows)
 
     def judge() -> tuple[torch.Tensor, dict[str, NDArray[np.float64]]]:
@@ -50,7 +51,7 @@ def write(
         }
 
     # the first use of a device takes longer
-    encode(network, asked["architecture"], pixels[:EVALUATION_BATCH], asked["views"])
+    encode(network, asked["architecture"], some, asked["views"])
     (encodings, scores), seconds = diagnosis.timed(judge, device)
 
     answers = {
@@ -69,7 +70,8 @@ def write(
         for episode, left, right, *said in found
     )
     write_table(run.predictions, table, ANSWER_COLUMNS)
-    examples = _examples(answers.get(PAIRS, []), pixels.cpu().numpy(), record["threshold"])
+    images_of = np.load(workspace.IMAGES, mmap_mode="r")
+    examples = _examples(answers.get(PAIRS, []), images_of, rows, record["threshold"])
     write_atomically(run.examples, sheet(list(examples), EXAMPLES))
     shares = {name: np.mean([of[3] == of[4] for of in found]) for name, found in answers.items()}
     said = ", ".join(f"{len(answers[name])} {name} {of:.4f}" for name, of in shares.items())
@@ -77,7 +79,7 @@ def write(
 
     def answer() -> NDArray[np.float64]:
         """Of one image, beside one that is known."""
-        one = encode(network, asked["architecture"], pixels[:1], asked["views"])
+        one = encode(network, asked["architecture"], some[:1], asked["views"])
         ends = np.zeros(1, np.int64), np.ones(1, np.int64)
         return probabilities(network, torch.cat([encodings[:1], one]), *ends)
 
@@ -86,7 +88,12 @@ def write(
     return Tested(len(rows), seconds, diagnosis.one_image_seconds(answer, device))
 
 
-def _examples(answers: list[Answer], pixels: NDArray[np.uint8], threshold: float) -> Iterator[Row]:
+def _examples(
+    answers: list[Answer],
+    pixels: NDArray[np.uint8],
+    rows: NDArray[np.int64],
+    threshold: float,
+) -> Iterator[Row]:
     """The pairs of each kind of which the run is most sure, rightly and wrongly."""
     kinds = {
         "One class, and taken for one": (1, 1),
@@ -98,7 +105,7 @@ def _examples(answers: list[Answer], pixels: NDArray[np.uint8], threshold: float
         found = [answer for answer in answers if answer[3:5] == kind]
         found.sort(key=lambda answer: answer[5], reverse=kind[1] == 1)
         tiles = [
-            Tile((pixels[left], pixels[right]), f"P(same) {score:.3f}")
+            Tile((pixels[rows[left]], pixels[rows[right]]), f"P(same) {score:.3f}")
             for _, left, right, _, _, score in found[:EXAMPLES]
         ]
         yield Row(f"{title} (threshold {threshold:.3f})", tiles)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pipeline import workspace
 from pipeline.data.batches import ImageSet, Trials, read_list, read_trials
 from pipeline.data.pairs import PairList
+from pipeline.data.rows import Rows
 from pipeline.data.turns import with_turns
 from pipeline.evaluation.decisions import (
     accuracy_at,
@@ -23,7 +24,7 @@ from pipeline.models.pairs import Verifier
 from pipeline.models.views import mean_encoding
 from pipeline.params import Params
 from pipeline.records import PAIRS, VAL_TRIALS, RunId, file_digest
-from pipeline.training.phase import EVALUATION_BATCH
+from pipeline.training.phase import image_batches
 from pipeline.training.run import Run
 
 if TYPE_CHECKING:
@@ -80,14 +81,13 @@ def outcome(params: Params, made: Run, chosen: dict[str, Any]) -> dict[str, Any]
 
 
 @torch.no_grad()
-def encode(network: Verifier, architecture: str, pixels: torch.Tensor, views: int) -> torch.Tensor:
+def encode(network: Verifier, architecture: str, pixels: Rows, views: int) -> torch.Tensor:
     """Encodings (N, D) of images (N, C, H, W), each the mean over its views."""
 
     def encoding(view: torch.Tensor) -> torch.Tensor:
         return network.encode(architectures.normalise(view, architecture))
 
-    parts = pixels.split(EVALUATION_BATCH)
-    return torch.cat([mean_encoding(encoding, part, views) for part in parts])
+    return torch.cat([mean_encoding(encoding, part, views) for part in image_batches(pixels)])
 
 
 def probabilities(

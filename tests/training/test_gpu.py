@@ -1,0 +1,107 @@
+"""Training on a CUDA device: repeatable, near to fp32 in other arithmetic, without waiting."""
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline import recipes
+from pipeline.data.batches import load_images
+from pipeline.params import Augmentation, Runtime
+from pipeline.training import loop, runtime
+from pipeline.training.loop import fit, snapshot
+from tests.digits import make_run
+
+gpu = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+DEVICES = ["cpu", pytest.param("cuda", marks=gpu)]
+CHANGED = Augmentation(flip=True, rotation=10, shift=0.1)
+RECIPES = ["breakdown", "finetune"]
+
+
+@pytest.fixture(autouse=True)
+def switches_kept():
+    """What a run sets for its process is set back."""
+    kept = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    threads = torch.get_num_threads()
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = kept
+    torch.set_num_threads(threads)
+
+
+def phase_on(device, folder, recipe, precision="fp32", placement="resident"):
+    """The first phase of a recipe on images of a file."""
+    device = runtime.start(Runtime(device=device, precision=precision, threads=1))
+    run = make_run(classes=3, per_class=20, batch_size=16, pairs=True, augmentation=CHANGED)
+    run.device, run.placement = device, placement
+    run.network.to(device)
+    for name in ("train", "val"):
+        images = getattr(run, name)
+        np.save(folder / f"{name}.npy", images.pixels.numpy())
+        rows = np.arange(len(images))
+        labels = images.labels.numpy()
+        loaded = load_images(folder / f"{name}.npy", rows, labels, device, placement)
+        setattr(run, name, loaded)
+    block = {"epochs": 4, "lr": 0.01}
+    if recipe == "finetune":
+        phases = recipes.of({"recipe": recipe, **block}).phases(run)
+    else:
+        asked = {"encoder": {**block, "latent": "embedding"}, "head": block}
+        phases = recipes.of({"recipe": recipe, **asked}).encoder_phases(run)
+    return next(iter(phases)), device
+
+
+def trained(*given, precision="fp32", placement="resident"):
+    """Weights and history of a phase."""
+    phase, device = phase_on(*given, precision, placement)
+    result = fit(phase, device, precision)
+    return snapshot(phase.module), result.history
+
+
+def same_bytes(one, other):
+    return one.keys() == other.keys() and all(one[name].equal(other[name]) for name in one)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_fp32_gives_the_same_bytes_again_resident_or_streamed(device, recipe, tmp_path):
+    first, history = trained(device, tmp_path, recipe)
+    for placement in ("resident", "streamed"):
+        again, history_again = trained(device, tmp_path, recipe, placement=placement)
+        assert same_bytes(first, again) and history == history_again
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(("precision", "tolerance"), [("tf32", 0.01), ("bf16", 0.05)])
+def test_other_arithmetic_is_near_fp32(device, recipe, precision, tolerance, tmp_path):
+    _, exact = trained(device, tmp_path, recipe)
+    _, near = trained(device, tmp_path, recipe, precision=precision)
+    for metric in ("train/loss", "val/loss"):
+        found, expected = ([row[metric] for row in of] for of in (near, exact))
+        assert found == pytest.approx(expected, rel=tolerance, abs=tolerance / 10)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_cpu_and_a_gpu_learn_alike(recipe, tmp_path):
+    _, on_cpu = trained("cpu", tmp_path, recipe)
+    _, on_gpu = trained("cuda", tmp_path, recipe)
+    found, expected = ([row["val/loss"] for row in of] for of in (on_gpu, on_cpu))
+    assert found == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_host_never_waits_inside_an_epoch_on_cuda(recipe, tmp_path):
+    phase, device = phase_on("cuda", tmp_path, recipe)
+    step = loop._Stepper(phase, device, "fp32")
+    step.epoch()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step.epoch()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
