@@ -149,21 +149,29 @@ def _theirs(
     models: dict[str, nn.Module] = {"trunk": encoder, "embedder": nn.Flatten()}
     metric = {"metric_loss": losses.ContrastiveLoss(pos_margin=0.0, neg_margin=1.0)}
     shared = _loading(setting, files, epochs, workers)
-    trainers.MetricLossOnly(
+    first = trainers.MetricLossOnly(
         models=models,
         optimizers={"trunk_optimizer": _optimizer(encoder)},
         loss_funcs=metric,
         **shared,
-    ).train(num_epochs=1)
-    trainers.TrainWithClassifier(
+    )
+    _train(first)
+    second = trainers.TrainWithClassifier(
         models={**models, "classifier": nn.Sequential(nn.Unflatten(1, shape), head)},
         optimizers={"classifier_optimizer": _optimizer(head)},
         loss_funcs={**metric, "classifier_loss": nn.CrossEntropyLoss()},
         loss_weights={"metric_loss": 0, "classifier_loss": 1},
         freeze_these=("trunk", "embedder"),
         **shared,
-    ).train(num_epochs=1)
+    )
+    _train(second)
     return 2 * epochs
+
+
+def _train(trainer: Any) -> None:
+    """Train, and end the loader's workers: left to the garbage collector, that takes 20 seconds."""
+    trainer.train(num_epochs=1)
+    trainer.dataloader_iter = None
 
 
 def _loading(setting: Setting, files: Path, epochs: int, workers: int) -> dict[str, Any]:

@@ -16,12 +16,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import fx, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 
 from pipeline.errors import InputError
 from pipeline.models.architectures import AdaptiveAveragePool
 
 LISTED = 20
+FRESH = (
+    nn.Linear,
+    _BatchNorm,
+    _ConvNd,
+)  # their output is memory of its own, which no gradient needs
 
 
 def cut(network: nn.Module, latent: str) -> tuple[nn.Module, nn.Module]:
@@ -36,7 +44,8 @@ def split(network: nn.Module, latents: list[str]) -> list[nn.Module]:
     The parts share the network's parameters, buffers and innermost modules under its own
     state-dict keys, each key in one part; ``train()`` and ``eval()`` of a part act on them.
     Functions called with ``inplace=True`` become ordinary ones, as ``architectures.build`` does
-    with modules: so no part of a network of its making alters its input.
+    with modules: so no part of a network of its making alters its input. Within a part a ReLU
+    overwrites what the layer before it made, where nothing else reads that.
 
     Args:
         network: maps one tensor to one tensor.
@@ -252,7 +261,25 @@ def _part(trace: _Trace, first: int, last: int) -> nn.Module:
         copies[node] = graph.node_copy(node, copies.__getitem__)
     if trace.nodes[last].op != "output":
         graph.output(copies[trace.nodes[last]])
+    _overwrite(graph, trace.network)
     return fx.GraphModule(trace.network, graph, class_name="Part")
+
+
+def _overwrite(graph: fx.Graph, network: nn.Module) -> None:
+    """Let each ReLU reuse the memory that the layer before it has filled for it alone."""
+    for node in list(graph.nodes):
+        if not isinstance(_called(node, network), nn.ReLU):
+            continue
+        (source,) = node.all_input_nodes
+        if isinstance(_called(source, network), FRESH) and len(source.users) == 1:
+            with graph.inserting_after(node):
+                taken = graph.call_function(functional.relu, (source,), {"inplace": True})
+            node.replace_all_uses_with(taken)
+            graph.erase_node(node)
+
+
+def _called(node: fx.Node, network: nn.Module) -> nn.Module | None:
+    return network.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
 def _between(trace: _Trace, first: int, last: int) -> Iterator[fx.Node]:

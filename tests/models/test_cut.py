@@ -153,6 +153,39 @@ def test_every_valid_latent_of_a_residual_network_cuts_it():
             assert torch.equal(head(encoder(batch)), wanted), latent
 
 
+def test_a_relu_overwrites_what_a_layer_made_but_never_a_latent():
+    network = build("alexnet", 3, 3, 64, dropout=None, generator_seed=0)
+    encoder, head = cut(network, "features.3")  # a convolution, whose ReLU is the head's first
+    latents = encoder(images(64)).detach()
+    before = latents.clone()
+    head(latents)
+    assert torch.equal(latents, before) and (before < 0).any()
+
+    taken: list[Tensor] = []
+    whole, _ = cut(network, "features.4")
+    layer = whole.get_submodule("features.3")
+    with layer.register_forward_hook(lambda *call: taken.append(call[-1])):
+        given = whole(images(64))
+    assert taken[0].data_ptr() == given.data_ptr()
+
+
+def test_what_is_read_twice_is_not_overwritten():
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 2)
+            self.relu = nn.ReLU()
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            made = self.first(inputs)
+            return self.second(self.relu(made) + made)
+
+    network = nn.Sequential(Twice(), nn.Linear(2, 2))
+    inputs = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    encoder, head = cut(network, "0")
+    assert torch.equal(head(encoder(inputs)), network(inputs))
+
+
 def test_split_into_several_parts():
     network = build("resnet18", 5, 3, 64, dropout=None, generator_seed=0).eval()
     parts = split(network, ["layer1", "layer3.0", "avgpool"])
