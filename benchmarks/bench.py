@@ -11,6 +11,7 @@ those of ``benchmarks/stored/cpu.json``, which ``--store`` writes; where one is 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -167,6 +168,12 @@ def compare(rows: Sequence[Measured], stored: Path) -> int:
     if not stored.exists():
         print(f"{stored}: is not there, so that nothing is compared; --store writes it")
         return 0
+    known = {row["name"] for row in json.loads(stored.read_text(encoding="utf-8"))["rows"]}
+    for row in rows:
+        if row.name not in known:
+            print(
+                f"{row.name}: is not in {stored.name}, so that nothing guards it; --store adds it"
+            )
     fell = fallen(rows, stored)
     for said in fell:
         print(f"FELL: {said}")

@@ -114,7 +114,8 @@ def entries(device: torch.device, sizes: Sizes) -> dict[str, Maker]:
         tower_steps=sizes.tower_steps, wanted=3.0, **steps,
     )  # fmt: skip
     for name in ("small", "squeezenet1_1"):
-        setting = dataclasses.replace(fast[name], images=sizes.trainer_images, classes=5)
+        # fp32, as the library's trainers
+        setting = dataclasses.replace(exact[name], images=sizes.trainer_images, classes=5)
         made[f"trainers_{name}"] = _row(
             against_metric_learning, setting, LATENTS[name], epochs=sizes.trainer_epochs, wanted=5.0
         )

@@ -186,7 +186,7 @@ def about(device: Literal["cpu", "cuda"] | str) -> dict[str, Any]:
     import torchvision
 
     found: dict[str, Any] = {
-        "device": torch.cuda.get_device_name() if device.startswith("cuda") else _processor(),
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),

@@ -93,7 +93,7 @@ def run(case: Case, folder: Path) -> list[Grown]:
 def alone(work: Callable[..., None], *given: Any) -> Used:
     """Do work in a process that does nothing else, and say what it took, imports included."""
     started = time.perf_counter()
-    spawn = multiprocessing.get_context("spawn")  # a fork would begin with our memory
+    spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as pool:
         processor, peak = pool.submit(_taken, work, given).result()
     return Used(time.perf_counter() - started, processor, peak)
@@ -102,8 +102,17 @@ def alone(work: Callable[..., None], *given: Any) -> Used:
 def _taken(work: Callable[..., None], given: tuple[Any, ...]) -> tuple[float, float]:
     work(*given)
     used = resource.getrusage(resource.RUSAGE_SELF)
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kibibytes elsewhere
-    return used.ru_utime + used.ru_stime, used.ru_maxrss * unit / 1e6
+    return used.ru_utime + used.ru_stime, _peak_bytes() / 1e6
+
+
+def _peak_bytes() -> int:
+    """Most memory that this process held."""
+    if sys.platform == "linux":  # where getrusage's figure begins with that of the parent
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def make(case: Case, folder: Path) -> None:

@@ -27,6 +27,7 @@ from pipeline.workers import Ended, Workers
 
 FOLDER = Path(".dvc/tmp/jobs")
 MODULES = ("encoder", "head", "baseline", "test")
+Code = dict[str, tuple[int, int]]
 
 
 class Pool:
@@ -36,15 +37,16 @@ class Pool:
         failed: why, by name.
     """
 
-    def __init__(self, project: Project, workers: Workers, device: str):
+    def __init__(self, project: Project, workers: Workers, device: str, code: Code):
         """Take all cells.
 
         Args:
             project: whose cells.
             workers: that run them.
             device: ``runtime.device``.
+            code: as ``loaded_code`` found it before the workers loaded it.
         """
-        self._project, self._workers = project, workers
+        self._project, self._workers, self._code = project, workers, code
         self._waiting = dict(project.cells)
         self._there: set[str] = set()  # cells whose outputs are
         self._counts = {"run": 0, "restored": 0, "unchanged": 0}
@@ -100,6 +102,8 @@ class Pool:
             self._say(cell.name, "from DVC's run cache")
 
     def _start(self, cell: Cell) -> None:
+        if self._edited(cell.name):
+            return
         if self._gpus_wanted:
             self._workers.find_gpus()
             self._gpus_wanted = False
@@ -116,6 +120,8 @@ class Pool:
         if ended.status:
             self._fail(ended.name, _why(ended))
             return
+        if self._edited(ended.name):
+            return
         try:
             self._project.finish(ended.name)
         except (DvcException, OSError) as error:
@@ -125,6 +131,13 @@ class Pool:
         self._counts["run"] += 1
         self._say(ended.name, f"{ended.seconds:.1f} s", _last_line(ended.out))
 
+    def _edited(self, name: str) -> bool:
+        """Fail a cell whose outputs would go under the hash of code that is not what ran."""
+        edited = loaded_code() != self._code
+        if edited:
+            self._fail(name, "code under pipeline/ was edited meanwhile; runs here have the old")
+        return edited
+
     def _fail(self, name: str, why: str) -> None:
         self.failed[name] = why
         self._say(name, "failed", why)
@@ -133,6 +146,12 @@ class Pool:
         everything = len(self._project.cells)
         done = sum(self._counts.values()) + len(self.failed)
         print(f"[{done}/{everything}] {': '.join([name, *filter(None, told)])}", flush=True)
+
+
+def loaded_code() -> Code:
+    """What changes where a module of ours is edited: its time and size."""
+    found = Path(__file__).parent.rglob("*.py")
+    return {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in found}
 
 
 def reproduce(params: Params, number: int) -> int:
@@ -149,13 +168,14 @@ def reproduce(params: Params, number: int) -> int:
         InputError: there is no project here, DVC or another of us is at work in it, or a stage
             that is of no single run failed.
     """
+    code = loaded_code()
     workers = Workers(number, FOLDER, [f"pipeline.stages.{name}" for name in MODULES])
     with _alone(), opened() as project:
         if project.any_new():
             workers.warm()  # it imports while DVC reproduces what lies before
         project.reproduce(project.before)
         started = time.monotonic()
-        pool = Pool(project, workers, params.runtime.device)
+        pool = Pool(project, workers, params.runtime.device, code)
         try:
             pool.run()
         finally:
@@ -210,6 +230,8 @@ def _alone() -> Iterator[None]:
     lock = filelock.FileLock(FOLDER / "lock")
     try:
         lock.acquire(timeout=0)
+        for left in (*FOLDER.glob("*.out"), *FOLDER.glob("*.err")):
+            left.unlink()  # of one that was killed
     except filelock.Timeout:
         raise InputError(
             "runs are going side by side in this project already; wait for them to end"

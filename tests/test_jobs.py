@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import filelock
 import psutil
@@ -180,6 +181,20 @@ def test_jobs_is_a_whole_number_above_0(text):
 
 def test_jobs_is_a_number():
     assert jobs.number_of("12") == 12
+
+
+def test_outputs_of_old_code_are_never_kept_under_new(tmp_path, monkeypatch, capsys):
+    """Nor is a run begun with it: the workers go on with what they have loaded."""
+    (tmp_path / "recipe.py").write_text("old = 1", encoding="utf-8")
+    monkeypatch.setattr(jobs, "__file__", str(tmp_path / "jobs.py"))
+    cells = {"baseline@a": SimpleNamespace(), "baseline@b": SimpleNamespace()}
+    pool = jobs.Pool(SimpleNamespace(cells=cells), None, "cpu", jobs.loaded_code())
+    assert not pool._edited("baseline@a") and not pool.failed
+    (tmp_path / "recipe.py").write_text("newer = 2", encoding="utf-8")
+    pool._take(workers.Ended("baseline@a", 0, "", "", 1.0))
+    pool._start(SimpleNamespace(name="baseline@b"))
+    assert set(pool.failed) == set(cells) and "was edited" in pool.failed["baseline@a"]
+    assert capsys.readouterr().out.count("failed") == 2
 
 
 def test_threads_beyond_the_cores_are_told():

@@ -20,7 +20,7 @@ from pipeline.data.images import decode, decode_all
 def in_threads(photos: int, side: int, wanted: float | None = None) -> Iterator[Row]:
     """Photos a second, decoded, resized and packed into one file, and one after another.
 
-    Both decode with the same function and write the same ``.npy``, through a memory map.
+    Both decode with the same function and write the same ``.npy``.
 
     Args:
         photos: JPEG files, made here.

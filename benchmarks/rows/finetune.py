@@ -34,10 +34,12 @@ from pipeline.training.run import Run
 PEAKS = {
     "H200": 989.5e12,
     "H100 PCIe": 756.5e12,
+    "H100 NVL": 835.5e12,
     "H100": 989.5e12,
     "A100": 312e12,
     "A10G": 70e12,
     "L40S": 362e12,
+    "L40": 181e12,
     "L4": 121e12,
 }
 

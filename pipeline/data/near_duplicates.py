@@ -1,9 +1,10 @@
 """Near duplicates: one picture twice, resized, recompressed, brighter, darker or mirrored.
 
 Exact copies have equal bytes; these do not. What they share is detail: each image is reduced to 16
-pixels a side, its own 3 x 3 mean is taken off, and two images are near duplicates if what is left
-correlates. Brightness and contrast cancel out, compression and resizing alter finer detail, and two
-photographs of one thing do not correlate there.
+pixels a side and its own 3 x 3 mean is taken off, then what most images of the set have in common,
+such as the rim of a lens; two images are near duplicates if what is left correlates. Brightness
+and contrast cancel out, compression and resizing alter finer detail, and two photographs of one
+thing do not correlate there.
 
 Candidates come from locality-sensitive hashing by random hyperplanes (Charikar, "Similarity
 estimation techniques from rounding algorithms", STOC 2002), so that time grows with the number of
@@ -29,6 +30,9 @@ TABLES = 24  # of hashes; of a million images 93 % of pairs just ALIKE share one
 SPARE_BITS = 3  # of a hash, beyond a bucket for each image: strangers seldom meet
 WINDOW = 16  # images after one in its bucket that it is compared with; copies of one form a chain
 CHUNK_PIXELS = 2**22  # in memory at a time as floats
+COMMON = 50  # images from which on there is something that most have in common
+SAMPLED = 2000  # images that it is found by
+OWN = 0.1  # share of an image's detail, as an amplitude, that must be its own to tell it by
 PLAIN = 1.0  # mean square of detail, in grey levels, below which an image shows nothing
 
 Floats = npt.NDArray[np.float32]
@@ -90,11 +94,12 @@ def find_near_duplicates(pixels: npt.NDArray[np.uint8]) -> NearDuplicates:
     bits = math.ceil(math.log2(max(2 * len(small), 2))) + SPARE_BITS
     rng = np.random.default_rng(0)
     planes = rng.standard_normal((side * side, TABLES * bits), dtype=np.float32)
-    codes, plain = _codes(small, planes, bits)
+    common = _common(small)
+    codes, plain = _codes(small, common, planes, bits)
     plain |= side < LEAST_SIDE
     met = np.unique(np.concatenate(list(_candidates(codes, plain))))
     left, right = np.divmod(met, max(2 * len(small), 1))
-    return _alike(small, left, right % max(len(small), 1), right >= len(small))
+    return _alike(small, common, left, right % max(len(small), 1), right >= len(small))
 
 
 def _chunks(images: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[np.uint8]]:
@@ -124,6 +129,25 @@ def _areas(length: int, parts: int) -> Floats:
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
+def _common(small: npt.NDArray[np.uint8]) -> Floats:
+    """The median detail (side^2,) of the images that show any; 0 of few."""
+    step = max(1, len(small) // SAMPLED)
+    details = _detail(small[::step])
+    details = details[details.any(axis=1)]
+    if len(details) < COMMON:
+        return np.zeros(math.prod(small.shape[1:]), dtype=np.float32)
+    return np.median(details, axis=0).astype(np.float32)
+
+
+def _own(small: npt.NDArray[np.uint8], common: Floats) -> Floats:
+    """The detail of images (N, side, side) less what is common, flat, of length 1; 0 if plain."""
+    detail = _detail(small)
+    shown = detail.any(axis=1)
+    detail -= common
+    length = np.sqrt(np.einsum("nd,nd->n", detail, detail))
+    return detail * ((shown & (length >= OWN)) / np.maximum(length, 1e-6))[:, None]
+
+
 def _detail(small: npt.NDArray[np.uint8]) -> Floats:
     """Images (N, side, side) less their 3 x 3 means, flat (N, side^2), of mean 0 and length 1.
 
@@ -141,7 +165,7 @@ def _detail(small: npt.NDArray[np.uint8]) -> Floats:
 
 
 def _codes(
-    small: npt.NDArray[np.uint8], planes: Floats, bits: int
+    small: npt.NDArray[np.uint8], common: Floats, planes: Floats, bits: int
 ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.bool_]]:
     """Codes (TABLES, 2 N), of the images and then of their mirror images; and which are plain.
 
@@ -152,9 +176,9 @@ def _codes(
     plain = []
     for chunk in _chunks(small):
         for part, images in zip(parts, (chunk, chunk[:, :, ::-1]), strict=True):
-            sides = (_detail(images) @ planes > 0).reshape(len(chunk), TABLES, bits)
+            sides = (_own(images, common) @ planes > 0).reshape(len(chunk), TABLES, bits)
             part.append((sides * weights).sum(axis=2, dtype=np.uint32))
-        plain.append(~_detail(chunk).any(axis=1))
+        plain.append(~_own(chunk, common).any(axis=1))
     return np.concatenate([*parts[0], *parts[1]]).T, np.concatenate(plain)
 
 
@@ -167,8 +191,9 @@ def _candidates(codes: npt.NDArray[np.uint32], plain: npt.NDArray[np.bool_]) -> 
     images = len(plain)
     shown = np.flatnonzero(~np.concatenate([plain, plain]))
     yield np.empty(0, dtype=np.int64)
-    for table in codes:
-        order = shown[np.argsort(table[shown], kind="stable")]
+    for table, within in zip(codes, np.roll(codes, 1, axis=0), strict=True):
+        # in a bucket by another code, so that the nearest are neighbours however many it holds
+        order = shown[np.lexsort((within[shown], table[shown]))]
         sorted_codes = table[order]
         for offset in range(1, WINDOW + 1):
             met = np.flatnonzero(sorted_codes[offset:] == sorted_codes[:-offset])
@@ -181,7 +206,11 @@ def _candidates(codes: npt.NDArray[np.uint32], plain: npt.NDArray[np.bool_]) -> 
 
 
 def _alike(
-    small: npt.NDArray[np.uint8], left: Ints, right: Ints, mirrored: npt.NDArray[np.bool_]
+    small: npt.NDArray[np.uint8],
+    common: Floats,
+    left: Ints,
+    right: Ints,
+    mirrored: npt.NDArray[np.bool_],
 ) -> NearDuplicates:
     """Those of the candidates that are near duplicates, each pair once."""
     threshold = ALIKE if small.shape[1] >= SIDE else ALIKE_SMALL
@@ -190,7 +219,8 @@ def _alike(
         part = slice(start, start + _step(small))
         others = small[right[part]]
         others = np.where(mirrored[part, None, None], others[:, :, ::-1], others)
-        similarity[part] = np.einsum("nd,nd->n", _detail(small[left[part]]), _detail(others))
+        own = (_own(of, common) for of in (small[left[part]], others))
+        similarity[part] = np.einsum("nd,nd->n", *own)
     left, right = np.minimum(left, right), np.maximum(left, right)
     order = np.lexsort((mirrored, -similarity, right, left))
     order = order[similarity[order] >= threshold]

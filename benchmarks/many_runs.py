@@ -1,0 +1,113 @@
+"""How time and sizes of ``evaluate``, ``publish`` and the report grow with the runs compared.
+
+    python -m benchmarks.many_runs [--runs N ...] [--methods N] [--shots N] [--no-publish]
+
+Makes the files of so many runs up, trains nothing, and prints a table: seconds to evaluate them, to
+publish them into a new SQLite store and to publish them again when nothing has changed, and the
+size of the page. ``--methods`` and ``--shots`` say how many of each; the seeds are what grows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.params import Params
+from pipeline.records import read_json, runs_of, write_atomically, write_json
+from pipeline.stages.evaluate import evaluate
+from tests.report.fake_runs import fake_params, write_runs
+
+RUNS = (100, 200, 500)
+TRAINED = {"rule": "val_loss", "images_seen": 4500}  # of each phase in a record
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Seconds of each stage for so many runs, and the size of the page in MB."""
+
+    runs: int
+    evaluate: float
+    publish: float
+    publish_again: float
+    page: float
+
+    @property
+    def line(self) -> str:
+        """A row of the table."""
+        whole = self.evaluate + self.publish
+        return (
+            f"{self.runs:>5} {self.evaluate:>10.1f} {self.publish:>10.1f} "
+            f"{self.publish_again:>10.1f} {self.page:>8.1f} {1000 * whole / self.runs:>10.0f}"
+        )
+
+
+def made_params(runs: int, methods: int, shots: int) -> Params:
+    """A comparison of at least so many runs."""
+    seeds = -(-runs // (methods * shots))
+    baselines = ["finetune", *(f"scratch_{number}" for number in range(methods - 2))]
+    return fake_params(
+        shots=[5 * (1 + place) for place in range(shots)], seeds=range(seeds), baselines=baselines
+    )
+
+
+def make(params: Params) -> None:
+    """Every file of the runs, in the working directory."""
+    write_runs(params)
+    for run in runs_of(params.compare):
+        write_atomically(run.folder / "model.safetensors", run.name)  # never read, but hashed
+        record = read_json(run.folder / "record.json")
+        record["phases"] = [{**phase, **TRAINED} for phase in record["phases"]]
+        write_json(run.folder / "record.json", record)
+
+
+def measure(params: Params, published: bool) -> Taken:
+    """What the stages take in the working directory, where ``make`` was before."""
+    nothing = [0.0, 0.0]
+    evaluated = seconds(lambda: evaluate(params))
+    if published:
+        from pipeline.stages.publish import publish
+
+        nothing = [seconds(lambda: publish(params)) for _ in range(2)]
+    page = Path("reports/index.html").stat().st_size / 1e6
+    return Taken(len(runs_of(params.compare)), evaluated, *nothing, page)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long ``work`` takes; what it prints is not shown."""
+    started = time.perf_counter()
+    with contextlib.redirect_stdout(io.StringIO()):
+        work()
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    """Measure each number of runs in a folder of its own."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, nargs="+", default=RUNS)
+    parser.add_argument("--methods", type=int, default=10)
+    parser.add_argument("--shots", type=int, default=2)
+    parser.add_argument("--no-publish", action="store_true")
+    asked = parser.parse_args()
+    print(" runs  evaluate s  publish s    again s  page MB  ms a run")
+    here = Path.cwd()
+    for runs in asked.runs:
+        with tempfile.TemporaryDirectory() as folder:
+            os.chdir(folder)
+            try:
+                Path("dvc.yaml").write_text("stages: {}\n", encoding="utf-8")
+                params = made_params(runs, asked.methods, asked.shots)
+                make(params)
+                print(measure(params, not asked.no_publish).line, flush=True)
+            finally:
+                os.chdir(here)
+
+
+if __name__ == "__main__":
+    main()
