@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from pipeline import recipes
+from pipeline.data.items import printable
 from pipeline.errors import InputError, command
 from pipeline.params import (
     METHOD_NAME,
@@ -89,7 +90,7 @@ def load(path: Path | str = PARAMS_FILE, files: bool = True) -> Params:
     params = parse(Params, plain(source.tree), source)
     for method, block in params.methods.items():
         if not METHOD_NAME.match(method):
-            problem = "a method's name is small letters, digits and _, and starts with a letter"
+            problem = "a method's name is up to 100 small letters, digits and _, after a letter"
             raise source.error(("methods", method), problem)
         recipes.resolve(method, block, source)
     _check_present(source)
@@ -196,6 +197,8 @@ def _check_data(params: Params, source: Source) -> None:
         if not parts or parts[0] != "data" or ".." in parts:
             problem = f"'{value}' must lie in data/, the folder that data.dvc tracks"
             raise source.error(("data", key), problem)
+        if printable(value) != value:
+            raise source.error(("data", key), f"'{printable(value)}' has control characters")
     if params.data.splits.val + params.data.splits.test >= 1:
         raise source.error(("data", "splits"), "val and test together must be less than 1")
 
@@ -328,6 +331,9 @@ def _check_files(params: Params, source: Source) -> None:
     if not Path(weights.file).exists():
         problem = f"'{weights.file}' is not there; put the file there (for experiments in other "
         problem += "folders, dvc add it), or name the folder pretrained"
+        raise source.error(("weights", "file"), problem)
+    if not (Path(weights.file).is_file() or Path(weights.file).is_dir()):
+        problem = f"'{weights.file}' is no regular file; name one, or the folder pretrained"
         raise source.error(("weights", "file"), problem)
     if weights.from_ == "file" and not Path(weights.file).is_file():
         problem = (

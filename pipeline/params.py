@@ -16,12 +16,21 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import AliasEvent
+from ruamel.yaml.events import (
+    AliasEvent,
+    CollectionEndEvent,
+    CollectionStartEvent,
+    DocumentStartEvent,
+    Event,
+    ScalarEvent,
+)
 
 from pipeline.errors import InputError
 
 PARAMS_FILE = "params.yaml"
-METHOD_NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
+METHOD_NAME = re.compile(r"[a-z][a-z0-9_]{0,99}\Z")  # a part of file names
+LARGEST = 1 << 17  # bytes of a file
+DEEPEST = 32  # blocks within blocks
 
 Task = Literal["classification", "verification"]
 Placement = Literal["auto", "resident", "streamed"]
@@ -30,7 +39,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
 BatchSize = Annotated[int, Field(ge=2)]  # batch normalisation needs two images
 
 
@@ -72,7 +81,11 @@ class Splits(Block):
 
 
 class Data(Block):
-    """Where the images are and how they are made ready."""
+    """Where the images are and how they are made ready.
+
+    ``allow_outside`` lets lists, tables and links name files outside ``data/``, whose changes DVC
+    does not see.
+    """
 
     target: str
     source: str | None = None
@@ -85,6 +98,7 @@ class Data(Block):
     exact_duplicates: Literal["error", "drop"] = "error"
     near_duplicates: Literal["warn", "group", "refuse"] = "warn"
     shuffle_labels: bool = False
+    allow_outside: bool = False
 
 
 class Episodes(Block):
@@ -350,7 +364,7 @@ class Runtime(Block):
     the device's free memory. It alters no number, so that no record has it.
     """
 
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,3})?)$")] = "auto"
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     threads: Annotated[int, Field(ge=1, le=1024)]
     channels_last: bool = False
@@ -412,28 +426,37 @@ class Source:
 
 
 def read(path: Path | str = PARAMS_FILE) -> Source:
-    """Parse a YAML 1.2 file. Anchors, aliases, tags and duplicate keys are refused.
+    """Parse a YAML 1.2 file.
+
+    Anchors, aliases, merge keys, tags, duplicate keys and other versions are refused, and what no
+    person would write: more than ``LARGEST`` bytes or ``DEEPEST`` blocks within blocks.
 
     Raises:
         InputError: naming the file and the line.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: is no file")
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+        text = content.decode("utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file; run in the project's folder") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as UTF-8 text: {error}") from None
+    if len(content) > LARGEST:
+        raise InputError(f"{path}: holds more than {LARGEST >> 10} KiB; is it the right file?")
     try:
+        depth = 0
         for event in YAML(typ="safe", pure=True).parse(text):
             line = event.start_mark.line + 1 if event.start_mark else "?"
-            if isinstance(event, AliasEvent) or getattr(event, "anchor", None):
-                raise InputError(
-                    f"{path}:{line}: anchors and aliases are not supported (an override of an "
-                    "anchored value would change nothing); write the value out"
-                )
-            if getattr(event, "tag", None) and not getattr(event, "implicit", (True,)):
-                raise InputError(f"{path}:{line}: YAML tags are not supported; remove the tag")
+            depth += isinstance(event, CollectionStartEvent)
+            depth -= isinstance(event, CollectionEndEvent)
+            if depth > DEEPEST:
+                raise InputError(f"{path}:{line}: has more than {DEEPEST} blocks in each other")
+            if problem := _unsupported(event):
+                raise InputError(f"{path}:{line}: {problem}")
         reader = YAML(typ="rt", pure=True)
         tree = reader.load(text)
     except MarkedYAMLError as error:
@@ -448,6 +471,22 @@ def read(path: Path | str = PARAMS_FILE) -> Source:
             f"{path}: must be a mapping of task and the sections data, pairs, model, …"
         )
     return Source(path, tree)
+
+
+def _unsupported(event: Event) -> str:
+    """What is wrong with a part of a file that is YAML, but none for here; nothing if it is."""
+    if isinstance(event, AliasEvent) or getattr(event, "anchor", None):
+        return (
+            "anchors and aliases are not supported (an override of an anchored value would change "
+            "nothing); write the value out"
+        )
+    if isinstance(event, DocumentStartEvent) and event.version not in (None, (1, 2)):
+        return "is read as YAML 1.2; remove the line %YAML"
+    if isinstance(event, ScalarEvent) and event.value == "<<" and event.implicit[0]:
+        return "merge keys are not supported; write the values out"
+    if getattr(event, "tag", None) and not getattr(event, "implicit", (True,)):
+        return "YAML tags are not supported; remove the tag"
+    return ""
 
 
 def plain(node: Any) -> Any:

@@ -79,6 +79,8 @@ def decode(data: bytes, size: int, resize: Resize, channels: Literal[1, 3]) -> P
         raise InputError(
             f"has more than {Image.MAX_IMAGE_PIXELS} pixels; make it smaller"
         ) from None
+    except MemoryError:
+        raise InputError("needs more memory than there is; make it smaller") from None
     except Exception as error:  # Pillow's readers raise all sorts on damaged files
         raise InputError(f"is damaged: {_one_line(error)}") from None
     if turn is not None:
@@ -186,7 +188,7 @@ def _check(items: Sequence[Item], reasons: Mapping[int, str]) -> None:
     if bad:
         first = f"{len(bad)} of {len(items)} images cannot be decoded; replace or remove them:"
         rest = [f"and {len(bad) - LISTED} more"] if len(bad) > LISTED else []
-        raise InputError("\n  ".join([first, *bad[:LISTED], *rest]))
+        raise InputError(first, *bad[:LISTED], *rest)
 
 
 @dataclass

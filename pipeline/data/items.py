@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
-import re
+import stat
 import struct
 import threading
 import unicodedata
@@ -13,7 +14,7 @@ from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import BinaryIO, cast
 
 from pipeline.records import PAIRS
 
@@ -25,6 +26,8 @@ LOCAL = struct.Struct("<4s22xHH")  # of a member's local header: its start, leng
 # flags of what is left to zipfile: encrypted, patched, strongly encrypted
 ODD = 0x1 | 0x20 | 0x40
 UTF8 = 0x800  # flag: the member's name is UTF-8, else code page 437
+LARGEST = 1 << 28  # bytes of a file or member that are read; larger ones are attacks or mistakes
+STEP = 4096  # bytes of a member that zipfile is asked for at once, and packed ones that it takes
 ROOM = 64  # bytes of extra fields in a local header that are read at once with the data
 
 
@@ -55,12 +58,21 @@ class Item:
         """The image file's bytes; any number of threads may read at once.
 
         Raises:
+            ValueError: it is no regular file, or has more than ``LARGEST`` bytes.
             Exception: what the file system or ``zipfile`` raises where that fails.
         """
         if self.member is None:
+            _check_regular(self.file)
             return self.file.read_bytes()
         content = _directory(self.file).read(self.member)
-        return _archive(self.file).read(self.member) if content is None else content
+        return _unpacked(_archive(self.file), self.member) if content is None else content
+
+    def open(self) -> BinaryIO:
+        """The file to read bit by bit; raises what ``read`` raises."""
+        if self.member is not None:
+            return io.BytesIO(self.read())
+        _check_regular(self.file)
+        return self.file.open("rb")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +99,6 @@ class Found:
     trials: list[Trial]
 
 
-def lines(text: str) -> list[str]:
-    """The lines of a text, as any system ends them: by LF, CR LF, or CR alone."""
-    return re.split("\r\n?|\n", text)
-
-
 def printable(text: str) -> str:
     """The text in one line of valid UTF-8: control characters and stray bytes as escapes."""
     if text.isprintable():  # has none of these, and is by far the most usual
@@ -102,6 +109,26 @@ def printable(text: str) -> str:
         else char
         for char in text
     )
+
+
+def _check_regular(file: Path) -> None:
+    """Refuse what would block or never end, such as a pipe or a device, and what is too large."""
+    status = os.stat(file)
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("is no regular file")
+    _check_size(status.st_size)
+
+
+def _check_size(size: int) -> None:
+    if size > LARGEST:
+        raise ValueError(f"holds {size >> 20} MiB, but at most {LARGEST >> 20} are read of a file")
+
+
+def _unpacked(archive: zipfile.ZipFile, member: str) -> bytes:
+    """A member's content by ``zipfile``, in steps: else it would unpack more than is promised."""
+    _check_size(archive.getinfo(member).file_size)
+    with archive.open(member) as file:
+        return b"".join(iter(lambda: file.read(STEP), b""))
 
 
 def _archive(file: Path) -> zipfile.ZipFile:
@@ -152,7 +179,8 @@ class Directory:
         place = self._places.get(name)
         if place is None or not self._apart or self._ways[place] == ODD_WAY:
             return None
-        packed = self._packed[place]
+        packed, size = self._packed[place], self._sizes[place]
+        _check_size(max(packed, size))
         spelt = name.encode()
         # at a place of its own, with no position that threads or processes would share
         data = os.pread(self._handle, LOCAL.size + len(spelt) + ROOM + packed, self._offsets[place])
@@ -168,10 +196,10 @@ class Directory:
         content = data[begin : begin + packed]
         if self._ways[place] == zipfile.ZIP_DEFLATED:
             try:
-                content = zlib.decompress(content, -zlib.MAX_WBITS)
+                content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, size + 1)
             except zlib.error:
                 return None
-        right = len(content) == self._sizes[place] and zlib.crc32(content) == self._sums[place]
+        right = len(content) == size and zlib.crc32(content) == self._sums[place]
         return content if right else None
 
 

@@ -12,8 +12,18 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.data.items import Found, Item, Trial, lines, printable
-from pipeline.data.trees import SUFFIXES, Parts, Tree, missing, names, natural, open_tree, suffix
+from pipeline.data.items import Found, Item, Trial, printable
+from pipeline.data.trees import (
+    SUFFIXES,
+    Fence,
+    Parts,
+    Tree,
+    missing,
+    names,
+    natural,
+    open_tree,
+    suffix,
+)
 from pipeline.errors import InputError
 from pipeline.records import OFFICIAL
 
@@ -22,7 +32,7 @@ LABELS = "class_labels.txt"
 ROLES = {"background": "images_background", "evaluation": "images_evaluation", "runs": "all_runs"}
 
 
-def find(target: Path) -> Found:
+def find(target: Path, fence: Fence | None = None) -> Found:
     """The characters as classes, their alphabets as groups, and the runs as trials.
 
     ``target`` is a folder with one ``images_background*.zip``, or that zip itself, the others
@@ -35,18 +45,19 @@ def find(target: Path) -> Found:
     Raises:
         InputError: no background or several; an image outside its place; a character without
             images; an alphabet in background and evaluation; a run without its images or
-            answers; a line of answers that names no file, or one for the second time.
+            answers; a line of answers that names no file, or one for the second time; what
+            `open_tree` refuses, as something outside of the ``fence``.
     """
     parts = _parts(target)
     lone = parts.keys() == {"background"}
-    items = _characters(parts["background"], "" if lone else "train")
+    items = _characters(parts["background"], "" if lone else "train", fence)
     trials: list[Trial] = []
     if "evaluation" in parts:
-        evaluation = _characters(parts["evaluation"], "test")
+        evaluation = _characters(parts["evaluation"], "test", fence)
         _check_alphabets(parts, items, evaluation)
         items += evaluation
     if "runs" in parts:
-        drawn, trials = _runs(parts["runs"])
+        drawn, trials = _runs(parts["runs"], fence)
         items += drawn
     return Found(items, trials)
 
@@ -90,9 +101,9 @@ def _role(path: Path) -> str:
     return next(starts, "")
 
 
-def _characters(part: Path, split: str) -> list[Item]:
+def _characters(part: Path, split: str, fence: Fence | None) -> list[Item]:
     """The images of ``<alphabet>/character<NN>/*``, in folders around it or not."""
-    tree = open_tree(part)
+    tree = open_tree(part, fence=fence)
     paths = [path for path in sorted(tree.files) if suffix(path) in SUFFIXES]
     if not paths:
         raise InputError(f"{part}: holds no images; fetch it again")
@@ -132,9 +143,9 @@ def _check_alphabets(parts: dict[str, Path], background: list[Item], test: list[
         )
 
 
-def _runs(part: Path) -> tuple[list[Item], list[Trial]]:
+def _runs(part: Path, fence: Fence | None) -> tuple[list[Item], list[Trial]]:
     """The images and the trials of the runs, run by run and query by query."""
-    tree = open_tree(part)
+    tree = open_tree(part, fence=fence)
     folders = [path for path in tree.folders if re.fullmatch("run[0-9]+", path[-1])]
     if not folders:
         raise InputError(f"{part}: has no folders run01, run02, …; fetch it again")
@@ -188,7 +199,7 @@ def _answers(
         raise InputError(f"{place}: is missing; it tells what the run's test images show")
     answers: dict[Parts, Parts] = {}
     named: dict[Parts, int] = {}
-    for number, line in enumerate(lines(tree.text(path)), start=1):
+    for number, line in enumerate(tree.lines(path), start=1):
         cells = line.split()
         if not cells:
             continue
@@ -218,7 +229,6 @@ def _answers(
         answers[query] = answer
     for query in queries:
         if query not in answers:
-            raise InputError(
-                f"{place}: does not say what {'/'.join(query[len(run) - 1 :])} shows; add a line"
-            )
+            shown = printable("/".join(query[len(run) - 1 :]))
+            raise InputError(f"{place}: does not say what {shown} shows; add a line")
     return answers

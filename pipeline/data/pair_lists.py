@@ -10,12 +10,12 @@ from __future__ import annotations
 import difflib
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.data.items import Found, Item, Trial, lines, printable
-from pipeline.data.trees import SUFFIXES, Parts, Tree, open_tree, suffix
+from pipeline.data.items import Found, Item, Trial, printable
+from pipeline.data.trees import SUFFIXES, Fence, Parts, Tree, open_tree, suffix
 from pipeline.errors import InputError
 
 # what the name of a split's list has in it; an evaluation is none
@@ -48,7 +48,7 @@ class _Lists:
     trials: list[Trial] = field(default_factory=list)
 
 
-def find(target: Path) -> Found:
+def find(target: Path, fence: Fence | None = None) -> Found:
     """The pairs that the lists name, one trial a line, and their images.
 
     ``target``, a folder or a ``.zip``, holds folders of people, ``<name>/<name>_0001.jpg`` with
@@ -61,9 +61,10 @@ def find(target: Path) -> Found:
     Raises:
         InputError: no list of a kind, or several; no images; a line of another form; a person or
             an image that is not there, or there twice; a pair of an image with itself, or for
-            the second time; a person in two lists; a list with pairs of one kind only.
+            the second time; a person in two lists; a list with pairs of one kind only; what
+            `open_tree` refuses, as something outside of the ``fence``.
     """
-    tree = open_tree(target)
+    tree = open_tree(target, fence=fence)
     root = _root(tree)
     people = _people(tree, root)
     lists = _Lists()
@@ -123,7 +124,11 @@ def _files(tree: Tree, root: Parts) -> dict[str, Parts]:
 def _people(tree: Tree, root: Parts) -> dict[str, Photos]:
     """Everybody's images, by name and number, in the target and the zips beside its lists."""
     zips = [path for path in sorted(tree.files) if path[:-1] == root and suffix(path) == ".zip"]
-    inner = [] if tree.zipped else [open_tree(tree.target.joinpath(*path)) for path in zips]
+    inner = (
+        []
+        if tree.zipped
+        else [open_tree(tree.target.joinpath(*path), fence=tree.fence) for path in zips]
+    )
     people: dict[str, Photos] = {}
     for holder in (tree, *inner):
         for path in sorted(holder.files):
@@ -145,7 +150,7 @@ def _read(tree: Tree, path: Parts, split: str, people: dict[str, Photos], lists:
     """Add one list's images and trials to ``lists``."""
     place = tree.place(path)
     named: dict[frozenset[Photo], str] = {}
-    for pair in _pairs(tree.text(path), place):
+    for pair in _pairs(tree.lines(path), place):
         for photo in (pair.left, pair.right):
             _check_home(photo[0], split, pair.where, lists.homes)
             if photo not in lists.items:
@@ -162,9 +167,9 @@ def _read(tree: Tree, path: Parts, split: str, people: dict[str, Photos], lists:
             raise InputError(f"{place}: lists no pair of {kind}; {FORM}")
 
 
-def _pairs(text: str, place: str) -> Iterator[_Pair]:
+def _pairs(lines: Iterable[str], place: str) -> Iterator[_Pair]:
     """The pairs of a list, each checked by itself."""
-    rows = ((number, _cells(line)) for number, line in enumerate(lines(text), start=1))
+    rows = ((number, _cells(line)) for number, line in enumerate(lines, start=1))
     filled = ((number, cells) for number, cells in rows if cells)
     for index, (number, cells) in enumerate(filled):
         if index or not _is_header(cells):

@@ -38,7 +38,7 @@ def draw_pairs(
 
     Uniform without replacement: each class gives same-class pairs in proportion to its images,
     and pairs of two classes are drawn from all there are. Where there are fewer than asked, all
-    are taken. Every image stands in at least one pair. Time and memory are linear in N + P: pairs
+    are taken. Every image stands in a pair, as far as so many pairs reach. Time and memory are linear in N + P: pairs
     are drawn by their rank, and no more than 20 ranks are held for each that is drawn.
 
     Returns:

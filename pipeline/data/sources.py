@@ -6,18 +6,17 @@ Nothing is decoded here; an `Item` knows where its bytes lie, its class and its 
 from __future__ import annotations
 
 import csv
-import io
 import os
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from pipeline.data import omniglot, pair_lists
 from pipeline.data.items import Found, Item, Trial, printable
-from pipeline.data.trees import IMAGES, SUFFIXES, Parts, Tree, natural, open_tree, suffix
+from pipeline.data.trees import IMAGES, SUFFIXES, Fence, Parts, Tree, natural, open_tree, suffix
 from pipeline.errors import InputError
 from pipeline.params import Task
 
@@ -33,17 +32,23 @@ COLUMNS = ("image", "label", "split", "group")  # of a table; the last two at wi
 TABLES = ("images.csv", "labels.csv")  # which table is meant where several lie there
 
 
-def find(target: Path, layout: str, task: Task) -> Found:
+def find(target: Path, layout: str, task: Task, within: Path | None = None) -> Found:
     """The images of a set, and the trials that its layout brings (pairs, episodes).
 
     For classification see `find_images`. In verification classes are identities (people,
     characters), and each lies in one split alone: the layouts of classification are read as
     there, ``pairs`` is `pair_lists.find`, ``omniglot`` is `omniglot.find`.
 
+    Args:
+        target: the folder, ``.zip`` or table.
+        layout: how the images lie there.
+        task: what they are for.
+        within: the folder that must hold all that is read, links followed; None: anywhere.
+
     Raises:
-        InputError: what the layout refuses; a layout of verification for classification; in
-            verification an identity in two splits, fewer than two identities to train on, or
-            none of them with two images.
+        InputError: what the layout refuses; a file outside ``within``; a layout of verification
+            for classification; in verification an identity in two splits, fewer than two
+            identities to train on, or none of them with two images.
     """
     if task == "classification":
         if layout not in LABELLED:
@@ -51,16 +56,17 @@ def find(target: Path, layout: str, task: Task) -> Found:
                 f"params.yaml: data.layout: {layout} is for task: verification; for "
                 f"classification set it to {', '.join(LABELLED[:-1])} or {LABELLED[-1]}"
             )
-        return Found(find_images(target, layout), [])
+        return Found(find_images(target, layout, within), [])
     if layout in LABELLED:
-        found = Found(_labelled(target, layout), [])
+        found = Found(_labelled(target, layout, within), [])
     else:
-        found = {"pairs": pair_lists.find, "omniglot": omniglot.find}[layout](target)
+        find_trials = {"pairs": pair_lists.find, "omniglot": omniglot.find}[layout]
+        found = find_trials(target, Fence(within))
     _check_identities(target, found.items)
     return Found(_sorted(found.items), found.trials)
 
 
-def find_images(target: Path, layout: str) -> list[Item]:
+def find_images(target: Path, layout: str, within: Path | None = None) -> list[Item]:
     """The images of a set to classify, sorted by class, then by path, on every file system.
 
     ``target`` is a folder or a ``.zip``, or the table of layout ``csv`` itself. Layout ``folders``
@@ -69,16 +75,16 @@ def find_images(target: Path, layout: str) -> list[Item]:
     relative to the list or absolute (a zip: relative only); ``csv`` is one table with a header
     line and the columns ``image``, ``label`` and, at will, ``split`` and ``group``, paths as in
     lists. One folder around it all is looked through. Where there is only a train part, splits
-    are left to be drawn.
+    are left to be drawn. ``within`` see `find`.
 
     Raises:
         InputError: nothing there; an empty class folder; fewer than two classes; a class with a
             single image to train on; a class that train lacks; a file of unknown kind in a class
             folder; a line of a list or table that has no label or names no file; a table without
-            its columns, or with a group in two splits; a circle of links; a zip that is damaged,
-            encrypted or points outside itself.
+            its columns, or with a group in two splits; a line too long for a text; a file
+            outside ``within``; what `open_tree` refuses.
     """
-    items = _labelled(target, layout)
+    items = _labelled(target, layout, within)
     _check_classes(target, items)
     return _sorted(items)
 
@@ -88,9 +94,9 @@ def class_names(items: Sequence[Item]) -> list[str]:
     return sorted({item.class_name for item in items}, key=natural)
 
 
-def _labelled(target: Path, layout: str) -> list[Item]:
+def _labelled(target: Path, layout: str, within: Path | None) -> list[Item]:
     """The images of the layouts that both tasks have; at least one."""
-    tree = open_tree(target, table=layout == "csv")
+    tree = open_tree(target, table=layout == "csv", fence=Fence(within))
     items = {"folders": _from_folders, "lists": _from_lists, "csv": _from_table}[layout](tree)
     if not items:
         raise InputError(
@@ -228,21 +234,23 @@ def _read_list(tree: Tree, path: Parts, split: str) -> list[Item]:
     place = tree.place(path)
     items: list[Item] = []
     lines: dict[str, int] = {}
-    for number, line in enumerate(tree.text(path).split("\n"), start=1):
-        if not line.strip():
+    for number, line in enumerate(tree.lines(path), start=1):
+        line = line.strip()
+        if not line:
             continue
-        *before, label = re.split(r"[ \t]+(?=[^ \t]+\Z)", line.strip())
-        if not before or suffix((label,)) in SUFFIXES:
+        cut = max(line.rfind(" "), line.rfind("\t"))
+        name, label = line[: max(cut, 0)].rstrip(" \t"), line[cut + 1 :]
+        if not name or suffix((label,)) in SUFFIXES:
             raise InputError(
                 f"{place}:{number}: has no label; each line is 'path label', such as 'a/1.jpg cat'"
             )
-        item = _listed(tree, path[:-1], before[0], label, split)
+        item = _listed(tree, path[:-1], name, label, split, f"{place}:{number}")
         if item is None:
             raise InputError(
-                f"{place}:{number}: there is no file '{printable(before[0])}'; paths are relative "
+                f"{place}:{number}: there is no file '{printable(name)}'; paths are relative "
                 f"to the list{' and stay in the zip' if tree.zipped else ' or absolute'}"
             )
-        first = lines.setdefault(item.image, number)
+        first = lines.setdefault(_key(item), number)
         if first != number:
             raise InputError(
                 f"{place}:{number}: names '{item.image}' again, as line {first} does; remove one"
@@ -252,7 +260,7 @@ def _read_list(tree: Tree, path: Parts, split: str) -> list[Item]:
 
 
 def _listed(
-    tree: Tree, folder: Parts, name: str, label: str, split: str, group: str = ""
+    tree: Tree, folder: Parts, name: str, label: str, split: str, where: str, group: str = ""
 ) -> Item | None:
     """The item of a line in a list or table, or None where there is no such file."""
     relative = posixpath.normpath(posixpath.join(*folder, name))
@@ -262,14 +270,20 @@ def _listed(
     file = tree.target.joinpath(*folder, name)  # an absolute name replaces what stands before it
     if not os.path.isfile(file):  # False also for a name that no file can have
         return None
+    tree.fence.check(str(file), where)
     image = name if os.path.isabs(name) else relative
     return Item(printable(image), file, printable(label), split, printable(group))
+
+
+def _key(item: Item) -> str:
+    """What two lines share that name one file; in a zip a member has one name."""
+    return item.member if item.member is not None else os.path.abspath(item.file)
 
 
 def _from_table(tree: Tree) -> list[Item]:
     path = _find_table(tree)
     place = tree.place(path)
-    rows = _rows(tree.text(path), place)
+    rows = _rows(tree.lines(path), place)
     number, header = next(rows, (1, []))
     columns = _columns(header, f"{place}:{number}")
     items: dict[int, Item] = {}  # by line
@@ -283,9 +297,7 @@ def _from_table(tree: Tree) -> list[Item]:
             )
         cell = {name: cells[columns[name]] if name in columns else "" for name in COLUMNS}
         item = _table_item(tree, path[:-1], cell, where)
-        # in a zip a member has one name
-        key = item.member if item.member is not None else os.path.abspath(item.place)
-        first = lines.setdefault(key, number)
+        first = lines.setdefault(_key(item), number)
         if first != number:
             raise InputError(
                 f"{where}: names '{item.image}' again, as line {first} does; remove one"
@@ -328,15 +340,15 @@ def _csv_files(tree: Tree, folder: Parts) -> list[Parts]:
 
 def _has_columns(tree: Tree, path: Parts) -> bool:
     try:
-        _columns(next(_rows(tree.text(path), ""), (1, []))[1], "")
+        _columns(next(_rows(tree.lines(path), ""), (1, []))[1], "")
     except InputError:
         return False
     return True
 
 
-def _rows(text: str, place: str) -> Iterator[tuple[int, list[str]]]:
+def _rows(lines: Iterable[str], place: str) -> Iterator[tuple[int, list[str]]]:
     """The rows of a table that are not empty, each with the line at which it starts."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.reader(lines, strict=True)
     number = 1
     try:
         for cells in reader:
@@ -377,7 +389,7 @@ def _table_item(tree: Tree, folder: Parts, cell: dict[str, str], where: str) -> 
         raise InputError(
             f"{where}: '{printable(cell['split'])}' is no split; write train, val or test"
         )
-    item = _listed(tree, folder, cell["image"], cell["label"], split, cell["group"])
+    item = _listed(tree, folder, cell["image"], cell["label"], split, where, cell["group"])
     if item is None:
         raise InputError(
             f"{where}: there is no file '{printable(cell['image'])}'; paths are relative to the "

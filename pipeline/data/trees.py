@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
+import stat
 import sys
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +18,47 @@ from pipeline.errors import InputError
 IMAGES = "bmp gif jpe jpeg jpg pbm pgm png pnm ppm tif tiff webp"  # what is read, for people
 SUFFIXES = frozenset(f".{name}" for name in IMAGES.split())
 
+LONGEST = 1 << 20  # characters of a line
+DEEPEST = 100  # folders within each other, in a zip
+UNIX = 3  # the system that packed a zip's member, where its links are known
+# a file of a DVC cache, to which DVC may link: its name is the hash of its content
+CACHED = re.compile(r"[/\\]files[/\\]md5[/\\][0-9a-f]{2}[/\\][0-9a-f]{30}\Z")
+
 Parts = tuple[str, ...]  # a path relative to the target, folder by folder
+
+
+class Fence:
+    """The folder that holds all files of a set, links followed; None: they may lie anywhere.
+
+    What lies outside of it, or behind a link to a folder, DVC does not track; and links in a set
+    from elsewhere could bring any file of this machine into results that are shown to others.
+    """
+
+    def __init__(self, folder: Path | None = None):
+        self.folder = folder
+        self._root = os.path.realpath(folder) if folder else ""
+        self._real: dict[str, str] = {}  # of folders, by their paths
+
+    def check(self, path: str, place: str) -> None:
+        """Refuse a file or folder outside; ``place`` words the error.
+
+        Raises:
+            InputError: it lies outside.
+        """
+        if self.folder is None:
+            return
+        above, name = os.path.split(path)
+        if above not in self._real:
+            self._real[above] = os.path.realpath(above)
+        real = os.path.join(self._real[above], name)
+        if os.path.islink(path):
+            real = os.path.realpath(path)
+        if (real + os.sep).startswith(self._root + os.sep) or CACHED.search(real):
+            return
+        raise InputError(
+            f"{place}: leads to {real}, outside {self.folder}, the folder that DVC tracks; put it "
+            "there, or set data.allow_outside: true"
+        )
 
 
 @dataclass
@@ -30,6 +73,7 @@ class Tree:
     zipped: bool
     files: dict[Parts, str] = field(default_factory=dict)
     folders: set[Parts] = field(default_factory=set)
+    fence: Fence = field(default_factory=Fence)
 
     def subfolders(self, folder: Parts) -> list[Parts]:
         """The folders right in a folder, sorted."""
@@ -48,19 +92,28 @@ class Tree:
         """Where a file or folder lies, to word errors with."""
         return printable("/".join((str(self.target), *path)))
 
-    def read(self, path: Parts) -> bytes:
-        """A file's bytes; raises what the file system or ``zipfile`` raises."""
-        return self.item(path, "", "").read()
-
-    def text(self, path: Parts) -> str:
-        """A text file's content.
+    def lines(self, path: Parts) -> Iterator[str]:
+        """A text file's lines with their ends: LF, CR LF, or CR alone.
 
         Raises:
-            InputError: it cannot be read, or not as UTF-8.
+            InputError: it cannot be read, or not as UTF-8; or a line is longer than ``LONGEST``.
         """
-        place = self.place(path)
+        place, number = self.place(path), 0
         try:
-            return self.read(path).decode("utf-8-sig")
+            with (
+                self.item(path, "", "").open() as file,
+                io.TextIOWrapper(file, "utf-8-sig", newline="") as text,
+            ):
+                while line := text.readline(LONGEST + 1):
+                    number += 1
+                    if len(line) > LONGEST:
+                        raise InputError(
+                            f"{place}:{number}: has more than {LONGEST} characters in a line; is "
+                            "it the right file?"
+                        )
+                    yield line
+        except InputError:
+            raise
         except UnicodeDecodeError:
             raise InputError(f"{place}: is not UTF-8 text; save it as UTF-8") from None
         except Exception as error:  # whatever a damaged zip makes zipfile raise
@@ -80,22 +133,26 @@ class Tree:
         )
 
 
-def open_tree(target: Path, table: bool = False) -> Tree:
+def open_tree(target: Path, table: bool = False, fence: Fence | None = None) -> Tree:
     """What a folder or a ``.zip`` holds, or, where ``table`` is set, a lone ``.csv`` too.
 
     What systems leave there by themselves (hidden files, ``__MACOSX``) is left out.
 
     Raises:
-        InputError: nothing there, or something else; a circle of links; a folder that cannot be
-            read; a zip that is damaged, encrypted or points outside itself.
+        InputError: nothing there, or something else; something outside of the ``fence``; a circle
+            of links, or a folder that links show twice; a folder that cannot be read; a zip that
+            is damaged, encrypted, points outside itself or holds links.
     """
-    if target.is_dir():
-        return _walk(target)
+    fence = fence or Fence()
     if not target.exists():
         raise missing(target)
+    fence.check(str(target), str(target))
+    if target.is_dir():
+        return _walk(target, fence)
     kind = target.suffix.lower()
     if kind == ".csv" and table:
-        return Tree(target.parent, zipped=False, files={(target.name,): str(target)})
+        files: dict[Parts, str] = {(target.name,): str(target)}
+        return Tree(target.parent, zipped=False, files=files, fence=fence)
     if kind != ".zip":
         hint = " (for a table set data.layout to csv)" if kind == ".csv" else ""
         also = ", or the .csv itself" if table else ""
@@ -134,9 +191,12 @@ def natural(name: str) -> tuple[list[str | int], str]:
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
 
-def _walk(target: Path) -> Tree:
-    tree = Tree(target, zipped=False)
+def _walk(target: Path, fence: Fence) -> Tree:
+    tree = Tree(target, zipped=False, fence=fence)
     pending: list[tuple[Parts, Parts]] = [((), (os.path.realpath(target),))]
+    seen: dict[str, Parts] = {}  # folders as they really are: two links each to the next of
+    # thirty folders would make a thousand million paths
+    twice: tuple[Parts, Parts] | None = None
     try:
         while pending:
             folder, above = pending.pop()
@@ -144,6 +204,8 @@ def _walk(target: Path) -> Tree:
                 path = (*folder, entry.name)
                 if _ignored(entry.name):
                     continue
+                if entry.is_symlink():
+                    fence.check(entry.path, tree.place(path))
                 if not entry.is_dir():
                     tree.files[path] = entry.path
                     continue
@@ -152,10 +214,18 @@ def _walk(target: Path) -> Tree:
                     raise InputError(
                         f"{tree.place(path)}: is a link to a folder that it lies in; remove it"
                     )
+                if seen.setdefault(real, path) != path:
+                    twice = twice or (path, seen[real])
+                    continue
                 tree.folders.add(path)
                 pending.append((path, (*above, real)))
     except OSError as error:
         raise _unreadable(target, error) from None
+    if twice:
+        raise InputError(
+            f"{tree.place(twice[0])}: is there already, as {tree.place(twice[1])}; one of the two "
+            "is a link: remove it"
+        )
     return tree
 
 
@@ -165,7 +235,7 @@ def _contents(target: Path) -> Tree:
         with zipfile.ZipFile(target) as archive:
             members = archive.infolist()
         remember(target, members)
-    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
+    except Exception as error:  # zipfile raises nearly any for a damaged zip
         raise InputError(f"{target}: cannot be read as a zip: {error}") from None
     for member in members:
         name = member.filename.replace("\\", "/")  # as some Windows programs write it
@@ -176,8 +246,14 @@ def _contents(target: Path) -> Tree:
                 f"{target}: its member '{printable(name)}' points outside the zip; zip it again "
                 "with relative paths"
             )
+        if len(path) > DEEPEST:
+            raise InputError(f"{target}: has a member {len(path)} folders deep; use fewer")
         if not path or any(_ignored(part) for part in path):
             continue
+        if member.create_system == UNIX and stat.S_ISLNK(member.external_attr >> 16):
+            raise InputError(
+                f"{target}: its member '{printable(name)}' is a link; zip the files themselves"
+            )
         if member.flag_bits & 0x1:
             raise InputError(f"{target}: is encrypted; zip it again without a password")
         above = len(path) + 1 if name.endswith("/") else len(path)

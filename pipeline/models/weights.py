@@ -10,6 +10,7 @@ import pickle
 import re
 import sys
 import warnings
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from http.client import HTTPException
 from pathlib import Path
@@ -139,13 +140,20 @@ def fit(
         out, one line each.
 
     Raises:
-        InputError: a key of the network is absent, has another shape, or is not finite.
+        InputError: a key of the network is absent, has another shape, is no plain tensor of real
+            numbers, or is not finite in the network's dtype.
     """
     wanted = {key: own for key, own in network.state_dict().items() if key not in classifier}
     given = dict(tensors)
     for key, own in wanted.items():
         if key.endswith(".num_batches_tracked"):
             given.setdefault(key, torch.zeros_like(own, device="cpu"))
+    odd = [f"{key} is {_odd(given[key])}" for key in wanted if key in given and _odd(given[key])]
+    if odd:
+        raise InputError(
+            f"{origin}: {len(odd)} tensors are no plain real numbers ({_some(odd, '; ')}); save "
+            "the state_dict() of a network in float32"
+        )
     misfits = [
         f"{key} is {_shape(given[key])} instead of {_shape(own)}"
         if key in given
@@ -158,7 +166,8 @@ def fit(
             f"{origin}: {len(misfits)} of {len(wanted)} tensors do not fit the network "
             f"({_some(misfits, '; ')}); weights of another architecture or image size?"
         )
-    broken = [key for key in wanted if not given[key].isfinite().all()]
+    fitted = {key: given[key].to(own.dtype) for key, own in wanted.items()}
+    broken = [key for key in wanted if not _is_finite(given[key], fitted[key])]
     if broken:
         raise InputError(
             f"{origin}: {len(broken)} tensors hold NaN or infinity ({_some(broken, ', ')}); "
@@ -166,7 +175,7 @@ def fit(
         )
     extra = sorted(given.keys() - wanted.keys() - classifier)
     notes = [f"{origin}: {len(extra)} tensors not used ({_some(extra, ', ')})"] if extra else []
-    return {key: given[key].to(own.dtype) for key, own in wanted.items()}, notes
+    return fitted, notes
 
 
 def load_start(network: nn.Module, path: Path | str, classifier: set[str]) -> None:
@@ -217,6 +226,7 @@ def _unpickle(path: Path, origin: str) -> dict[str, Tensor]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickles of other makers, which then fail
+            _check_stored(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise InputError(
@@ -226,6 +236,14 @@ def _unpickle(path: Path, origin: str) -> dict[str, Tensor]:
     except Exception:  # torch.load raises nearly any for a broken file
         raise InputError(f"{origin}: is broken or no PyTorch file") from None
     return _state_dict(content)
+
+
+def _check_stored(path: Path) -> None:
+    """ValueError if a file has packed records, as torch never writes them: they may be endless."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
+                raise ValueError("packed records")
 
 
 def _load_npy(path: Path, origin: str) -> dict[str, Tensor]:
@@ -410,6 +428,25 @@ def _renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             key = old.sub(new, key)
         renamed[key] = tensor
     return renamed
+
+
+def _odd(tensor: Tensor) -> str:
+    """What keeps a tensor from being an array of real numbers; nothing if it is one."""
+    if tensor.is_nested:
+        return "nested"
+    if tensor.layout != torch.strided:
+        return "sparse"
+    if tensor.is_quantized:
+        return "quantized"
+    if tensor.device.type == "meta":
+        return "without values"
+    return str(tensor.dtype) if tensor.is_complex() else ""
+
+
+def _is_finite(tensor: Tensor, fitted: Tensor) -> bool:
+    """Whether all values are, as they are and in the network's dtype, which may hold less."""
+    as_it_is = fitted if fitted.is_floating_point() else tensor.double()
+    return bool(as_it_is.isfinite().all())
 
 
 def _shape(tensor: Tensor) -> str:

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from pipeline.data.images import decode_all
+from pipeline.data.items import printable
 from pipeline.data.sources import LABELLED, Item, Trial, class_names, find
 from pipeline.errors import InputError
-from pipeline.params import Data, Params
+from pipeline.params import Data, Params, Task
 from pipeline.records import PAIRS, TRIAL_COLUMNS, write_table
 from pipeline.stages import common
 
@@ -25,8 +26,9 @@ def images(params: Params) -> None:
     What there is none of has a file too, with no rows.
 
     Raises:
-        InputError: a folder outside ``data/``, target and source in one or with an image in
-            common, no usable images in them, or files that cannot be decoded.
+        InputError: a folder outside ``data/``, or, unless ``data.allow_outside``, an image; target
+            and source in one or with an image in common; no usable images in them; files that
+            cannot be decoded.
     """
     data = params.data
     target = _inside("data.target", data.target)
@@ -36,8 +38,9 @@ def images(params: Params) -> None:
             f"params.yaml: data.source: '{source}' and data.target '{target}' share images; "
             "name two folders, neither inside the other, or set data.source to null"
         )
-    found = find(target, data.layout, params.task)
-    further = _further(source, data.layout) if source else []
+    within = None if data.allow_outside else Path("data")
+    found = find(target, data.layout, params.task, within)
+    further = _further(source, data.layout, within) if source else []
     _check_apart(found.items, further)
     _write(data, found.items, Path("prepared/images"))
     _write_listed(found.items, found.trials)
@@ -55,12 +58,15 @@ def _inside(key: str, value: str) -> Path:
             f"params.yaml: {key}: must lie under data/, which DVC tracks, such as data/target; "
             f"but it is '{value}'"
         )
+    if printable(value) != value:
+        raise InputError(f"params.yaml: {key}: '{printable(value)}' has control characters")
     return Path(*parts)
 
 
-def _further(source: Path, layout: str) -> list[Item]:
+def _further(source: Path, layout: str, within: Path | None) -> list[Item]:
     """The images of the source set, whose classes are learnt as such whatever the task."""
-    return find(source, layout, "classification" if layout in LABELLED else "verification").items
+    task: Task = "classification" if layout in LABELLED else "verification"
+    return find(source, layout, task, within).items
 
 
 def _check_apart(target: list[Item], source: list[Item]) -> None:
