@@ -38,8 +38,9 @@ def draw_pairs(
 
     Uniform without replacement: each class gives same-class pairs in proportion to its images,
     and pairs of two classes are drawn from all there are. Where there are fewer than asked, all
-    are taken. Every image stands in a pair, as far as so many pairs reach. Time and memory are linear in N + P: pairs
-    are drawn by their rank, and no more than 20 ranks are held for each that is drawn.
+    are taken. Every image stands in a pair, as far as so many pairs reach. Time and memory are
+    linear in N + P: pairs are drawn by their rank, and no more than 20 ranks are held for each
+    that is drawn.
 
     Returns:
         The pairs, ordered by row, and how many same-class and different-class pairs are missing

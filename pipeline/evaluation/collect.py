@@ -5,8 +5,9 @@ What is read is what ``compare`` names; files of other runs are never looked at.
 
 from __future__ import annotations
 
+import csv
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +21,7 @@ from pipeline.errors import InputError
 from pipeline.evaluation.diagnosis import Arrays, Diagnosis, parse, read_arrays
 from pipeline.evaluation.statistics.crossed import Contribution
 from pipeline.params import Compare
-from pipeline.records import RECORD_VERSION, RunId, read_json, runs_of
+from pipeline.records import RECORD_VERSION, RunId, runs_of
 
 SUMMARY = Path("prepared/summary.json")
 NEAR = Path("prepared/near_duplicates.csv")
@@ -38,6 +39,7 @@ RECORD_FIELDS: dict[str, type] = {
 }
 PHASE_FIELDS = {"phase", "epochs", "chosen_epoch", "status"}
 COST_FIELDS = ("images_seen", "seconds", "images_per_second", "peak_memory_mb")
+COUNTED = {"epoch", "images_seen"}  # columns of whole numbers
 TEST_PHASE = "test"  # what predicting is called among the phases that cost something
 
 AnyNumber = TypeVar("AnyNumber", bound=np.generic)
@@ -277,14 +279,20 @@ def read_text_table(path: Path) -> pd.DataFrame:
     """A CSV as text, so that numbers are converted exactly and no name is taken for one.
 
     Raises:
-        InputError: the file is missing or no table.
+        InputError: the file is missing or no table, or has two columns of one name.
     """
     try:
-        return pd.read_csv(path, dtype=str, keep_default_na=False)
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        with path.open(newline="", encoding="utf-8") as file:
+            header = next(csv.reader(file))  # pandas would have renamed a second of a name
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file; {REMAKE}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{path}: no readable table ({_line(error)}): {REMAKE}") from None
+    twice = [name for number, name in enumerate(header) if name in header[:number]]
+    if twice:
+        raise InputError(f"{path}: column '{twice[0]}' stands there twice: {REMAKE}")
+    return table
 
 
 def numbers(path: Path, table: pd.DataFrame, kind: type[AnyNumber]) -> NDArray[AnyNumber]:
@@ -295,14 +303,16 @@ def numbers(path: Path, table: pd.DataFrame, kind: type[AnyNumber]) -> NDArray[A
     """
     try:
         return table.to_numpy(object).astype(kind)
-    except (TypeError, ValueError) as error:
+    except (OverflowError, TypeError, ValueError) as error:
         raise InputError(f"{path}: holds what is no number ({_line(error)}): {REMAKE}") from None
 
 
 def _run(run: RunId, scored: Scored, breakdown: bool) -> Run:
     record, diagnosis = _record(run), _diagnosis(run.diagnosis)
-    found = {**record["metrics"], **diagnosis.values}
-    metrics = {name: value for name, value in found.items() if value is not None}
+    metrics = {
+        **_known(run.folder / "record.json", record["metrics"]),
+        **_known(run.diagnosis, diagnosis.values),
+    }
     diverged = int(record["status"] == "diverged")
     folders = [run.folder / "encoder", run.folder] if breakdown else [run.folder]
     return Run(
@@ -318,6 +328,19 @@ def _run(run: RunId, scored: Scored, breakdown: bool) -> Run:
         prediction=_prediction(run),
         one_image_seconds=_one_image_seconds(run.test_timing),
     )
+
+
+def _known(path: Path, metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics that there are, each a finite number."""
+    found = {name: value for name, value in metrics.items() if value is not None}
+    wrong = [name for name, value in found.items() if not _is_number(value)]
+    if wrong:
+        raise InputError(f"{path}: '{wrong[0]}' is {found[wrong[0]]!r}, no finite number: {REMAKE}")
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and bool(np.isfinite(value))  # True is no number here
 
 
 def _near() -> list[NearPair]:
@@ -348,10 +371,10 @@ def _arrays(path: Path) -> Arrays:
 
 
 def _one_image_seconds(path: Path) -> float:
-    seconds = _json(path).get("one_image_seconds")
-    if not isinstance(seconds, float):
+    seconds: Any = _json(path).get("one_image_seconds")
+    if not _is_number(seconds):
         raise InputError(f"{path}: 'one_image_seconds' is missing or no number: {REMAKE}")
-    return seconds
+    return float(seconds)
 
 
 def _record(run: RunId) -> dict[str, Any]:
@@ -380,10 +403,10 @@ def _costs(run: RunId, path: Path) -> list[Cost]:
         isinstance(p, dict) and "phase" in p for p in phases
     ):
         raise InputError(f"{path}: 'phases' is missing or no list of phases: {REMAKE}")
-    return [
-        Cost(run, str(phase["phase"]), *(phase.get(field) for field in COST_FIELDS))
-        for phase in phases
-    ]
+    found = [[phase.get(field) for field in COST_FIELDS] for phase in phases]
+    if not all(value is None or _is_number(value) for row in found for value in row):
+        raise InputError(f"{path}: {', '.join(COST_FIELDS)} must be finite numbers: {REMAKE}")
+    return [Cost(run, str(p["phase"]), *row) for p, row in zip(phases, found, strict=True)]
 
 
 def _prediction(run: RunId) -> Cost:
@@ -401,6 +424,9 @@ def _table(path: Path, words: Sequence[str], wanted: Sequence[str]) -> pd.DataFr
         raise InputError(f"{path}: column '{min(missing)}' is missing: {REMAKE}")
     cells = table.drop(columns=list(words)).replace("", "nan")
     values = pd.DataFrame(numbers(path, cells, np.float64), columns=cells.columns)
+    for column in COUNTED & set(wanted):
+        if not (np.isfinite(values[column]) & (values[column] % 1 == 0)).all():
+            raise InputError(f"{path}: column '{column}' must hold whole numbers: {REMAKE}")
     return values.assign(**{word: table[word] for word in words})
 
 
@@ -413,14 +439,18 @@ def _picture(path: Path) -> bytes:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = read_json(path)
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file; {REMAKE}") from None
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: no readable JSON ({_line(error)}): {REMAKE}") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: no JSON object: {REMAKE}")
     return content
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
 
 
 def _line(error: Exception) -> str:

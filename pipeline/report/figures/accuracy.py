@@ -41,16 +41,20 @@ def accuracy_panels(
 def learning_panels(
     runs: Sequence[Run], compare: Compare, estimates: Estimates, metric: str
 ) -> list[Panel]:
-    """``metric`` over the number of training images, where there are two numbers of them."""
+    """``metric`` over the number of training images, where there are two numbers of them.
+
+    Of the methods that ``runs`` are of.
+    """
     if len(compare.shots) < 2:
         return []
     place = base.shots_places(compare.shots)
     place = {shots: place[shots] for shots in sorted(place, key=place.__getitem__)}
-    framed = len(compare.methods) >= base.FRAMED
-    figure, frames = (
-        base.frames(compare.methods) if framed else base.one_frame(len(compare.methods))
-    )
-    for index, (method, axes) in enumerate(zip(compare.methods, frames, strict=True)):
+    among = {run.id.method for run in runs}
+    shown = [method for method in compare.methods if method in among]
+    framed = len(shown) >= base.FRAMED
+    figure, frames = base.frames(shown) if framed else base.one_frame(len(shown))
+    for method, axes in zip(shown, frames, strict=True):
+        index = compare.methods.index(method)
         found = [estimates[method][str(shots)][metric] for shots in place]
         dots = [(place[r.id.shots], r.values[metric]) for r in runs if r.id.method == method]
         _learning_curve(axes, index, method, list(place.values()), found, dots)

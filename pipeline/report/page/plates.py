@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from pipeline.report import figures as figures_of
 from pipeline.report import words
 from pipeline.report.page.document import Block, Figure, Figures, Fold
 from pipeline.report.page.report import Report
@@ -24,6 +25,9 @@ class Plate:
 
 
 BACKDROP = "Each method has a frame of its own; the dashed line is {reference}."
+DETAILED = (
+    "Of so many methods {reference} and the {others} others that do best with {last} are shown."
+)
 PLATES = {  # in the order of the page
     "accuracy": Plate(
         "figures",
@@ -149,9 +153,14 @@ def _figure(report: Report, group: str, plate: Plate) -> Figure:
     caption = plate.caption
     if plate.framed and any(panel.framed for panel in panels):
         caption = f"{caption} {plate.framed}"
+    told = figures_of.detailed(report.compare, report.findings, report.primary)
+    if group not in figures_of.WHOLE and len(told) < len(report.compare.methods):
+        caption = f"{caption} {DETAILED}"
     names = {
         "metric": words.capital(words.named(report.primary)),
         "reference": report.compare.reference,
         "effect": words.value(report.primary, report.compare.smallest_effect),
+        "others": str(len(told) - 1),
+        "last": words.budget(report.compare.shots[-1]),
     }
     return Figure(plate.title.format(**names), caption.format(**names), panels)

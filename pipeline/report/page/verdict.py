@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
+from pipeline.evaluation.collect import Answers
 from pipeline.evaluation.statistics.results import Contrast
 from pipeline.report import words
 from pipeline.report.page.advice import Advice, advise
@@ -320,9 +323,21 @@ def _warnings(report: Report) -> Iterator[Block]:
             Link("Which, and the likely cause", "claims"),
             ".",
         )
+    constant = [run.id.method for run in runs if run.answers and _is_constant(run.answers)]
+    if constant:
+        yield warning(
+            f"{words.runs(len(constant))} (of {words.listed([*dict.fromkeys(constant)])}) "
+            f"{'gives' if len(constant) == 1 else 'give'} every test image one class, whatever it "
+            "shows: nothing was learnt, most often for a learning rate that is too high or too low."
+        )
     if report.evidence.prepared.get("labels_shuffled"):
         yield warning(
             "The labels that trained and chose the epochs were shuffled (",
             Code("data.shuffle_labels"),
             "): there was nothing to learn, and every method should be at chance.",
         )
+
+
+def _is_constant(answers: Answers) -> bool:
+    """Whether one class is all that is answered, though there are others."""
+    return bool(np.ptp(answers.predicted) == 0 and np.ptp(answers.labels) > 0)
