@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, quote, unquote
 
 import filelock
 import psutil
@@ -70,6 +70,7 @@ NOTES = {
 SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",  # a busy server may ask for an hour
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "true",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
@@ -83,7 +84,16 @@ LONGEST_PARAM = 6000
 LONGEST_REASON = 300
 LARGEST_BATCH = 1000
 MOST_PARAMS = 100
-_USERINFO = re.compile(r"://[^/\s]*@")
+# a user and a password, which SQLAlchemy lets have slashes; not a port and an @ in a path
+_USERINFO = re.compile(r"://(?:[^/\s]*@|[^:/@\s]+:(?!\d+(?:/|$))\S*@)")
+_UNANSWERED = re.compile(r"Max retries exceeded with url(?:.*too many (?P<status>\d+) error)?")
+_HEADER = re.compile(r"\b(Basic|Bearer)\s+[^\s'\"]+", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"PASSW|TOKEN|SECRET|CREDENTIAL|_KEY$|^MLFLOW_TRACKING_USERNAME$")
+SHORTEST_SECRET = 4  # what is shorter is in any text by chance
+_OTHER_VERSION = (
+    "{} is of another version of MLflow; delete it and publish again, and every run comes back, or "
+    "see mlflow db upgrade"
+)
 
 
 class TrackingError(Exception):
@@ -154,19 +164,44 @@ def reason(error: BaseException, uri: str = "") -> str:
     text = lines[0] if lines else type(error).__name__
     if isinstance(error, (LookupError, TypeError, AttributeError)):
         text = f"{type(error).__name__}: {text}"  # these name a key or value and nothing else
-    text = _USERINFO.sub("://", text.replace(uri, shown(uri)) if uri else text)
+    if unanswered := _UNANSWERED.search(text):
+        status = unanswered["status"]
+        text = f"{shown(uri)} " + (f"answers with status {status}" if status else "gives no answer")
+    text = _without_secrets(text, uri)
     return text if len(text) <= LONGEST_REASON else text[: LONGEST_REASON - 1] + "…"
+
+
+def _without_secrets(text: str, uri: str) -> str:
+    """Text without the credentials of a URI, of a header, and of the environment.
+
+    A server's answer, which an error repeats, may hold anything that was sent to it.
+    """
+    text = _USERINFO.sub("://", text.replace(uri, shown(uri)) if uri else text)
+    text = _HEADER.sub(r"\1 ***", text)
+    secrets = {value for name, value in os.environ.items() if _SECRET_NAME.search(name)}
+    if userinfo := _USERINFO.search(uri):
+        secrets.update(userinfo[0][3:-1].split(":", 1))
+    secrets.update(value for _, value in parse_qsl(uri.partition("?")[2]))
+    secrets |= {quote(secret, safe="") for secret in secrets} | {*map(unquote, secrets)}
+    for secret in sorted(secrets, key=len, reverse=True):
+        if len(secret) >= SHORTEST_SECRET:
+            text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", text)
+    return text
 
 
 def open_client(place: Store) -> MlflowClient:
     """Open the store, creating the embedded one where there is none.
 
     Raises:
-        TrackingError: its SQLite file cannot be used, or is locked for too long.
+        TrackingError: its SQLite file cannot be used, is of another version of MLflow, or is
+            locked for too long.
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # announces each retry
+    for name in ("urllib3.connectionpool", "mlflow.store.db.utils"):
+        # they announce each retry, and what is raised anyway, with its traceback
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
     with _creation_lock(place):
@@ -174,7 +209,12 @@ def open_client(place: Store) -> MlflowClient:
             if place.embedded and not _holds_anything(place.database):
                 _make_database(place.database, place)
             _try_database(place.database)
-        return MlflowClient(tracking_uri=place.uri)
+        try:
+            return MlflowClient(tracking_uri=place.uri)
+        except MlflowException as error:
+            if place.database and "database schema" in str(error):
+                raise TrackingError(_OTHER_VERSION.format(place.database)) from None
+            raise
 
 
 def _creation_lock(place: Store) -> AbstractContextManager[Any]:
@@ -200,8 +240,9 @@ def _make_database(path: Path, place: Store) -> None:
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     beside = path.with_name(f"{path.name}.new")
-    for left in path.parent.glob(f"{beside.name}*"):  # SQLite would take up its journal, too
-        left.unlink()
+    journals = (path.with_name(f"{path.name}{kind}") for kind in ("-journal", "-wal", "-shm"))
+    for left in (*path.parent.glob(f"{beside.name}*"), *journals):
+        left.unlink(missing_ok=True)  # SQLite would take up a journal, also that of another file
     SqlAlchemyStore(f"{place.uri}.new", place.artifacts).engine.dispose()
     os.replace(beside, path)
 

@@ -27,8 +27,12 @@ if TYPE_CHECKING:
 
 BATCH_SECONDS = 2.0
 CLOSE_SECONDS = 5.0
+KILLED_SECONDS = 1.0  # who ends a process does not want to wait
 SAMPLE_SECONDS = 10.0
 CODE = Path(__file__).parents[2]  # where a new process finds this package
+
+# set by the first failure: a process loses time to tracking, and speaks of it, once
+given_up = threading.Event()
 
 LivePoint = tuple[str, float, int, int]  # name, value, milliseconds, step
 
@@ -39,7 +43,8 @@ class Live:
     A context manager around the phase. A thread waits ``after`` seconds, so that a short phase
     starts no process, then starts one that makes the run, and hands it what ``log`` has queued. The
     run ends FINISHED, FAILED by an exception, or KILLED by Ctrl-C, SIGTERM or SIGKILL. A tracking
-    error is one line on stderr; after it nothing more is sent.
+    error is one line on stderr; after it nothing more is sent, nor any later phase of this process
+    followed.
     """
 
     def __init__(
@@ -56,15 +61,15 @@ class Live:
         self._name, self._tags, self._params, self._after = name, tags, params, after
         self._rows: queue.SimpleQueue[tuple[int, int, dict[str, float]]] = queue.SimpleQueue()
         self._done = threading.Event()
-        self._status = "FINISHED"
+        self._status, self._patience = "FINISHED", CLOSE_SECONDS
         self._thread: threading.Thread | None = None
         self._process: subprocess.Popen[str] | None = None
-        self._silent = after is None
+        self._silent = after is None or given_up.is_set()
         self._earlier: Any = None
 
     def __enter__(self) -> Live:
         """Start to wait."""
-        if self._after is not None:
+        if not self._silent:
             self._started = _milliseconds()
             self._catch_sigterm()
             self._thread = threading.Thread(target=self._follow, daemon=True, name="mlflow-live")
@@ -82,7 +87,7 @@ class Live:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """End the run; waits at most ``CLOSE_SECONDS``."""
+        """End the run; waits at most ``CLOSE_SECONDS``, or ``KILLED_SECONDS``."""
         if kind is None:
             self._close("FINISHED")
         else:
@@ -94,12 +99,11 @@ class Live:
             return
         try:
             self._status = status
+            self._patience = KILLED_SECONDS if status == "KILLED" else CLOSE_SECONDS
             self._done.set()
-            thread.join(CLOSE_SECONDS)
-            if thread.is_alive():
+            thread.join(self._patience)
+            if thread.is_alive() and status != "KILLED":  # the other process ends by itself
                 self._warn(f"no answer within {CLOSE_SECONDS:g} s at the end of {self._name}")
-                if self._process:
-                    self._process.kill()
         finally:
             self._release_sigterm()
 
@@ -127,10 +131,11 @@ class Live:
     def _tell(self, to: IO[str]) -> None:
         tags = {**self._tags, **tracking.process_tags()}
         about = {"name": self._name, "tags": tags, "params": dict(self._params)}
-        _send(to, about | {"started": self._started, "sample_seconds": SAMPLE_SECONDS})
+        _send(to, {**about, "started": self._started, "sample_seconds": SAMPLE_SECONDS})
         while not self._done.wait(BATCH_SECONDS):
             _send(to, {"points": self._points()})
-        _send(to, {"points": self._points(), "status": self._status})
+        ended = {"status": self._status, "patience": self._patience}
+        _send(to, {"points": self._points(), **ended})
 
     def _points(self) -> list[LivePoint]:
         points: list[LivePoint] = []
@@ -146,6 +151,7 @@ class Live:
     def _warn(self, problem: str) -> None:
         if not self._silent:
             self._silent = True
+            given_up.set()
             print(f"warning: MLflow: {problem}; training goes on", file=sys.stderr)
 
     def _catch_sigterm(self) -> None:
@@ -170,7 +176,7 @@ def _start_follower(root: Path) -> subprocess.Popen[str]:
     """The process that talks to MLflow; no signal to the group of this one reaches it."""
     paths = [str(CODE), os.environ.get("PYTHONPATH", "")]
     return subprocess.Popen(
-        [sys.executable, "-m", "pipeline.tracking.follower", str(root)],
+        [sys.executable, "-m", "pipeline.tracking.follower", str(root), str(os.getpid())],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,7 +58,8 @@ def publish(params: Params, root: Path, store: tracking.Store) -> Done:
         store: where to.
 
     Raises:
-        TrackingError: another process has been publishing for more than a minute.
+        TrackingError: another process has been publishing for more than a minute, or the store's
+            file was deleted meanwhile.
         Exception: whatever MLflow raises.
     """
     try:
@@ -75,6 +76,7 @@ def _publish(job: Job) -> Done:
     results = result_runs.read_results(job)
     entries = [result_runs.entry(job, result) for result in results]
     client = tracking.open_client(job.store)
+    opened = _identity(job.store)
     experiment_id = tracking.experiment(client, tracking.RESULTS, job.store)
     existing = _existing(client, experiment_id)
     # first and newest: MLflow's table begins with the summary
@@ -83,7 +85,11 @@ def _publish(job: Job) -> Done:
     counted = {"created": 0, "kept": 0, "replaced": 0}
     for entry, started in zip(entries, _starts(entries), strict=True):
         counted[_bring(client, experiment_id, job, entry, existing, started)] += 1
+    if (counted["created"] or counted["replaced"]) and not job.store.embedded:
+        _delete_doubles(client, experiment_id)
     _say_left_out(job, results)
+    if _identity(job.store) != opened:
+        raise tracking.TrackingError(f"{job.store.database} was deleted or replaced meanwhile")
     done = Done(**counted, missing=len(job.runs) - len(results))
     if not close_leftovers(client):
         _remember(job, done)
@@ -111,6 +117,28 @@ def _bring(
     return "kept" if same else "replaced" if found else "created"
 
 
+def _identity(store: tracking.Store) -> tuple[int, int] | None:
+    """Of the SQLite file, if the store is one: what is written to a deleted one is lost."""
+    if not store.database:
+        return None
+    try:
+        about = store.database.stat()
+    except FileNotFoundError:
+        return None
+    return about.st_dev, about.st_ino
+
+
+def _delete_doubles(client: MlflowClient, experiment_id: str) -> None:
+    """Leave one of the runs that two machines, whom no lock of ours keeps apart, made at once.
+
+    Both keep the oldest, and who is the last to look sees all of them.
+    """
+    for first, *others in _existing(client, experiment_id).values():
+        for run in others:
+            if run.data.tags.get("result_digest") == first.data.tags.get("result_digest"):
+                client.delete_run(run.info.run_id)
+
+
 def _starts(entries: Sequence[Entry]) -> list[int]:
     """When each run is said to have started, in milliseconds.
 
@@ -132,7 +160,7 @@ def _existing(client: MlflowClient, experiment_id: str) -> dict[str, list[Any]]:
         tags = run.data.tags
         if "config_key" in tags:
             by_key[tags["config_key"]].append(run)
-        elif "publishing" in tags and _abandoned(run):
+        elif "publishing" in tags and _abandoned(_marks(tags)):
             client.delete_run(run.info.run_id)
     return by_key
 
@@ -150,13 +178,21 @@ def _all_runs(client: MlflowClient, experiment_id: str) -> Iterator[Any]:
             return
 
 
-def _abandoned(run: Any) -> bool:
+def _marks(tags: Mapping[str, str]) -> Mapping[str, str]:
+    """Who is making a run, and since when; earlier versions had a tag for each."""
+    try:
+        marks = json.loads(tags["publishing"])
+    except ValueError:
+        return tags
+    return marks if isinstance(marks, dict) else tags
+
+
+def _abandoned(marks: Mapping[str, str]) -> bool:
     # we hold the lock: a publish of this process that is still under way is none
-    tags = run.data.tags
-    if tracking.is_local(tags):
-        return tags.get("process.pid") == str(os.getpid()) or not tracking.is_alive(tags)
+    if tracking.is_local(marks):
+        return marks.get("process.pid") == str(os.getpid()) or not tracking.is_alive(marks)
     # not by the run's own start, which lies its training time back
-    return time.time() - float(tags.get("publishing.since", 0)) > ABANDONED_SECONDS
+    return time.time() - float(marks.get("publishing.since", 0)) > ABANDONED_SECONDS
 
 
 def _update(client: MlflowClient, run: Any, job: Job, entry: Entry) -> None:
@@ -171,6 +207,8 @@ def _update(client: MlflowClient, run: Any, job: Job, entry: Entry) -> None:
     changed = [RunTag(key, value) for key, value in tags.items() if run.data.tags.get(key) != value]
     if changed:
         client.log_batch(run.info.run_id, tags=changed)
+    if "publishing" in run.data.tags:  # whole, but who made it ended just then
+        _finish(client, run.info.run_id)
 
 
 def _attach(client: MlflowClient, run_id: str, attachment: Attachment) -> dict[str, str]:
@@ -186,8 +224,9 @@ def _create(client: MlflowClient, experiment_id: str, entry: Entry, started: int
 
     ended = started + entry.milliseconds
     since = {"publishing.since": f"{time.time():.0f}"}
-    marks = {"publishing": entry.key, **since, **tracking.process_tags()}
-    tags = {**entry.tags, **entry.changing, **marks}
+    # one tag, since each takes a call to delete
+    mark = {"publishing": json.dumps({**since, **tracking.process_tags()})}
+    tags = {**entry.tags, **entry.changing, **mark}
     run_id = client.create_run(experiment_id, started, tags, entry.name).info.run_id
 
     content = entry.content()
@@ -207,8 +246,18 @@ def _create(client: MlflowClient, experiment_id: str, entry: Entry, started: int
 
     client.set_terminated(run_id, entry.status, ended)
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in known_by.items()])
-    for mark in marks:
-        client.delete_tag(run_id, mark)
+    _finish(client, run_id)
+
+
+def _finish(client: MlflowClient, run_id: str) -> None:
+    """Take away the mark of a run that is being made; asked twice, a server finds none."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.delete_tag(run_id, "publishing")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
 
 
 def _say_left_out(job: Job, results: Sequence[Result]) -> None:
@@ -224,6 +273,8 @@ def _say_left_out(job: Job, results: Sequence[Result]) -> None:
 
 
 def _unchanged(job: Job) -> Done | None:
+    if not (job.store.database and job.store.database.is_file()):
+        return None
     try:
         noted = read_json(_stamp(job))
         if noted["state"] == _state(job):

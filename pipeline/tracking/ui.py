@@ -31,12 +31,13 @@ def main() -> None:
     identity = client.experiment(opened, client.RESULTS, place)
     page = views.page(f"http://{HOST}:{port}", identity)
     print(f"in a few seconds the runs are at {page} (end with Ctrl-C)", flush=True)
-    serve = ["mlflow", "server", "--backend-store-uri", place.uri]
+    serve = ["mlflow", "server"]
     serve += ["--host", HOST, "--port", str(port), *QUIET]
     if place.artifacts:
         serve += ["--artifacts-destination", place.artifacts]
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = place.uri  # arguments are for all to see
     os.execvp(sys.executable, [sys.executable, "-m", *serve])
 
 

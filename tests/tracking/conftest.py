@@ -21,7 +21,7 @@ import pytest
 from pipeline.params import Params
 from pipeline.records import RunId, runs_of, write_history, write_json, write_table
 from pipeline.tracking import client as tracking
-from pipeline.tracking import ui
+from pipeline.tracking import live, ui
 
 REPOSITORY = Path(__file__).parents[2]
 OURS = ("MLFLOW_TRACKING_URI", "DVC_ROOT", "DVC_EXP_NAME")
@@ -45,6 +45,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     for name, value in tracking.SETTINGS.items():
         monkeypatch.setenv(name, value)
+    live.given_up.clear()
 
 
 @pytest.fixture(scope="session")

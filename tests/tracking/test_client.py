@@ -68,6 +68,19 @@ def test_reason_is_one_short_line() -> None:
     assert len(tracking.reason(Exception("x" * 5000))) == tracking.LONGEST_REASON
 
 
+@pytest.mark.parametrize(
+    ("cause", "said"),
+    [
+        ("ResponseError('too many 500 error responses')", "answers with status 500"),
+        ("ReadTimeoutError('read timed out')", "gives no answer"),
+    ],
+)
+def test_a_server_without_an_answer_is_named(cause: str, said: str) -> None:
+    uri = "http://me:secret@127.0.0.1:1"
+    error = f"API request failed: Max retries exceeded with url: /api (Caused by {cause})"
+    assert tracking.reason(Exception(error), uri) == f"http://127.0.0.1:1 {said}"
+
+
 def test_flat() -> None:
     nested = {
         "a": {"b": 5e-5, "c": {"d": [1, None], "e": True}, "f": {}},

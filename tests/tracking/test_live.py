@@ -3,6 +3,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -115,9 +116,9 @@ def test_training_imports_no_mlflow(project: Project) -> None:
 def test_the_machine_is_watched(project: Project) -> None:
     def messages() -> Iterator[dict[str, Any]]:
         yield about(sample_seconds=0.05)
-        for _ in range(4):
+        for status in ({}, {}, {}, {}, {"status": "FINISHED"}):
             time.sleep(0.06)
-            yield {"points": []}
+            yield {"points": [], **status}
 
     follower.follow(project.store, messages())
     (run,) = phases(project)
@@ -143,6 +144,32 @@ def test_messages_that_end_too_soon_are_of_a_killed_process(
 ) -> None:
     follower.follow(project.store, [about(), {"points": [], **last}])
     assert phases(project)[0].info.status == status
+
+
+def test_what_has_come_meanwhile_is_one_message() -> None:
+    told: follower.Told = queue.SimpleQueue()
+    for message in ({"name": "x"}, {"points": [1]}, {"points": [2, 3]}, {"points": []}):
+        told.put(message)
+    messages = follower.gathered(told)
+    assert next(messages) == {"name": "x"}
+    assert next(messages) == {"points": [1, 2, 3]}
+    told.put({"points": [4], "status": "FAILED", "patience": 1})
+    told.put(None)
+    assert list(messages) == [{"points": [4], "status": "FAILED"}]
+    told.put(None)
+    assert list(follower.gathered(told)) == []
+
+
+def test_half_a_line_is_of_a_killed_process(project: Project) -> None:
+    told = f"{json.dumps(about())}\n" + '{"points": [["train/loss", 0.5, 1, 10]]}\n{"points": [["tr'
+    command = [sys.executable, "-m", "pipeline.tracking.follower", str(project.root)]
+    done = subprocess.run(
+        [*command, str(os.getpid())], input=told, capture_output=True, text=True, timeout=60,
+        env=environment(),
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "")
+    assert phases(project)[0].info.status == "KILLED"
+    assert trained(phases(project)[0]) == {"train/loss": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -204,8 +231,11 @@ def test_an_answer_that_never_comes_is_given_up(
     with Live(NAME, TAGS, {}, after=0) as followed:
         wait_until(lambda: followed._process is not None)
         process = followed._process
+    with Live("the next phase", TAGS, {}, after=0) as followed:
+        followed.log(1, {"train/loss": 1.0})
+    assert followed._rows.empty() and followed._process is None
     assert process is not None
-    assert process.wait(10) == -signal.SIGKILL
+    process.kill()
     assert capsys.readouterr().err == (
         f"warning: MLflow: no answer within 0.1 s at the end of {NAME}; training goes on\n"
     )
