@@ -8,7 +8,7 @@ export PYTHONPATH := $(CURDIR)
 # all but the experiment, mean accuracies, learning rates, margins, what is compared and the budget
 EXP_COLUMNS = (?!Experiment|.*accuracy\.mean|methods\..*\.(lr|margin_different)$$|compare\.(shots|seeds|budget)$$).*
 .DEFAULT_GOAL := repro
-.PHONY: repro env test check format lock ui exps prune config
+.PHONY: repro env test check format lock ui exps prune config bench torture
 
 $(VENV)/installed: requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or later is needed, this is " + sys.version.split()[0] + "; set PYTHON=")'
@@ -41,6 +41,12 @@ format: env
 lock:
 	uv pip compile --universal --python-version 3.11 --quiet --no-annotate --no-header \
 	  --no-emit-index-url --no-emit-find-links --upgrade --group dev pyproject.toml --output-file requirements.lock
+
+torture: env
+	python -m pytest -m torture
+
+bench: env
+	python -m benchmarks.bench
 
 ui: env
 	@python -m pipeline.tracking.ui $(PORT)

@@ -1,4 +1,4 @@
-"""Remove runs and predictions that ``compare`` no longer names: ``python -m pipeline.prune``."""
+"""Remove what ``compare`` no longer names, and old checkpoints: ``python -m pipeline.prune``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline import check
 from pipeline.errors import command
 from pipeline.params import Params
-from pipeline.records import runs_of
+from pipeline.records import CHECKPOINTS, RunId, project_root, runs_of
 
 
 def prune(params: Params) -> list[Path]:
@@ -35,6 +35,27 @@ def prune(params: Params) -> list[Path]:
     for folder in sorted(Path("runs").glob("**/"), reverse=True):
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
+    return removed + _old_checkpoints(runs)
+
+
+def _old_checkpoints(runs: list[RunId]) -> list[Path]:
+    """Delete checkpoints of runs that are no longer named, and all but the newest of a stage.
+
+    That of a run that was interrupted stays, so that it can go on.
+    """
+    place = (project_root() or Path.cwd()) / CHECKPOINTS
+    named = {f"{stage}-{run.name}" for run in runs for stage in ("encoder", "head", "baseline")}
+    newest_first = sorted(place.glob("*.*"), key=lambda folder: -folder.stat().st_mtime)
+    kept: set[str] = set()
+    removed = []
+    for folder in newest_first:
+        name = folder.stem  # without the key
+        if name in kept or (name not in named and not name.startswith("weights-")):
+            shutil.rmtree(folder)
+            removed.append(folder)
+        kept.add(name)
+    if place.is_dir() and not any(place.iterdir()):
+        place.rmdir()
     return removed
 
 

@@ -6,12 +6,16 @@ import csv
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+PROJECT_FILE = "dvc.yaml"
+CHECKPOINTS = ".checkpoints"  # in the project's folder
 RECORD_VERSION = 1
 BUFFER = 1 << 20  # bytes of a table that are written at once
 PAIRS = "pairs"  # the set of trials that are pairs; every other set consists of episodes
@@ -88,6 +92,19 @@ class RunId:
         return Path("prepared/trials", f"shots-{self.shots}", f"seed-{self.seed}.csv")
 
 
+def project_root() -> Path | None:
+    """The project's folder: ``DVC_ROOT``, else the nearest one at or above here with a dvc.yaml.
+
+    In a DVC experiment's temporary copy ``DVC_ROOT`` still names the real project. None outside of
+    any project.
+    """
+    if root := os.environ.get("DVC_ROOT"):
+        return Path(root).resolve()
+    here = Path.cwd()
+    found = (folder for folder in (here, *here.parents) if (folder / PROJECT_FILE).is_file())
+    return next(found, None)
+
+
 def write_atomically(path: Path | str, content: bytes | str) -> None:
     """Write a whole file or none: beside it first, then in its place."""
     with whole_or_none(path) as beside:
@@ -100,11 +117,39 @@ def whole_or_none(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
+    clear_halves(path)
     try:
         yield beside
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def clear_halves(path: Path) -> None:
+    """Remove what killed processes left beside ``path`` while they made that file or folder."""
+    for left in _left_behind(path.parent.absolute()):
+        if left.stem == f".{path.name}":
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+
+
+@cache
+def _left_behind(folder: Path) -> list[Path]:
+    """Half files of processes that were killed, when this one first writes into a folder."""
+    found = [path for path in folder.glob(".*.*") if path.suffix[1:].isdecimal()]
+    return [path for path in found if not _is_alive(int(path.suffix[1:]))]
+
+
+def _is_alive(process: int) -> bool:
+    """Whether there is another process of this number."""
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is someone else's
+        pass
+    return True
 
 
 def write_json(path: Path | str, content: Mapping[str, Any]) -> None:

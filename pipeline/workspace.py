@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,15 +21,19 @@ from pipeline.models import architectures, weights
 from pipeline.models.cut import block_ends
 from pipeline.params import Params
 from pipeline.records import (
+    CHECKPOINTS,
     RECORD_VERSION,
     RunId,
+    digest,
     file_digest,
+    project_root,
     write_history,
     write_json,
     write_table,
 )
 from pipeline.training import runtime
 from pipeline.training.budget import Budget, passes_of, recorded_training
+from pipeline.training.checkpoints import Checkpoint
 from pipeline.training.loop import Kept, Log, Result, State, fit, snapshot
 from pipeline.training.phase import Phase, Solve
 from pipeline.training.run import Run
@@ -41,6 +47,12 @@ VAL_LIST = Path("prepared/splits/val.csv")
 VAL_PAIRS = Path("prepared/pairs/val.csv")
 DIGEST_ROWS = 1024  # images read at a time
 KEPT = re.compile(r"kept\.(\d+)\.(.+)")  # keys of the encoders beside the best
+CHECKPOINT_VERSION = 1
+CODE = (  # of training; that of the stage itself is added
+    *("data", "models", "recipes", "tasks", "training"),
+    *("evaluation/decisions.py", "params.py", "records.py", "workspace.py"),
+)
+LIBRARIES = ("pytorch-metric-learning", "scikit-learn", "scipy", "torchvision")
 GRADIENT_COLUMNS = ("phase", "epoch", "layer", "norm")
 AnyRecipe = TypeVar("AnyRecipe", bound="Recipe")
 Follow = Callable[[Phase | Solve], AbstractContextManager[Log]]
@@ -136,10 +148,63 @@ def within_budget(params: Params, recipe: AnyRecipe, made: Run) -> AnyRecipe:
     )
 
 
+def checkpoint(
+    params: Params,
+    stage: str,
+    run: RunId,
+    asked: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    device: torch.device,
+) -> Checkpoint:
+    """Where a stage of a run keeps how far it is, by all that could alter its results.
+
+    Args:
+        params: the whole of params.yaml.
+        stage: the name of its file.
+        run: which one.
+        asked: the parameters that alter what the stage trains.
+        inputs: the MD5 of each input.
+        device: where it trains.
+    """
+    about = {
+        "version": CHECKPOINT_VERSION,
+        "stage": stage,
+        "run": [run.method, run.shots, run.seed],
+        "parameters": asked,
+        "inputs": inputs,
+        "versions": runtime.versions(),
+        "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "device": runtime.device_name(device),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "threads": params.runtime.threads,
+    }
+    key = digest(json.dumps(about, sort_keys=True), code_digest(stage))
+    folder = (project_root() or Path.cwd()) / CHECKPOINTS
+    return Checkpoint(folder / f"{stage}-{run.name}.{key}", device)
+
+
+def code_digest(stage: str) -> str:
+    """MD5 of the code that can alter what a stage trains."""
+    here = Path(__file__).parent
+    places = [here / name for name in (*CODE, f"stages/{stage}.py")]
+    files = sorted(
+        file for place in places for file in ([place] if place.is_file() else place.rglob("*.py"))
+    )
+    parts = ((str(file.relative_to(here)), file.read_bytes()) for file in files)
+    return digest(*(part for pair in parts for part in pair))
+
+
 def train(
-    phases: Iterator[Phase | Solve], device: torch.device, precision: str, follow: Follow
+    phases: Iterator[Phase | Solve],
+    device: torch.device,
+    precision: str,
+    follow: Follow,
+    checkpoint: Checkpoint,
 ) -> list[Result]:
-    """Train phases one after the other; one that diverges is the last."""
+    """Train phases one after the other; one that diverges is the last.
+
+    They go on from the checkpoint, which may be that of several calls in the same order.
+    """
     results: list[Result] = []
     while not results or results[-1].status != "diverged":
         phase = None
@@ -147,11 +212,20 @@ def train(
             phase = next(phases, None)  # latents of a frozen part are computed here
             if phase is None:
                 break
-            with follow(phase) as log:
-                results.append(fit(phase, device, precision, log))
+            checkpoint.begin()
+            done = checkpoint.phase_is_finished
+            if checkpoint.known and not done:
+                epochs = len(checkpoint.known["result"]["history"])
+                print(f"{phase.name}: goes on after epoch {epochs}, from a checkpoint")
+            with nullcontext(_no_log) if done else follow(phase) as log:
+                results.append(fit(phase, device, precision, log, checkpoint))
         except torch.cuda.OutOfMemoryError:
             raise InputError(_too_large(phase, device)) from None
     return results
+
+
+def _no_log(row: dict[str, Any]) -> None:
+    """Of a phase that is not followed."""
 
 
 def _too_large(phase: Phase | Solve | None, device: torch.device) -> str:
@@ -163,6 +237,18 @@ def _too_large(phase: Phase | Solve | None, device: torch.device) -> str:
         f"{phase.name}: {where} with batches of {size}; lower batch_size or data.image_size, or "
         "use bf16"
     )
+
+
+def asked(params: Params, recipe: Recipe) -> dict[str, Any]:
+    """The parameters that a run's results go by."""
+    return {
+        "method": recipe.model_dump(),
+        "task": params.task,
+        "model": params.model.model_dump(),
+        "training": recorded_training(params),
+        "data": {"image_size": params.data.image_size, "channels": params.data.channels},
+        "runtime": params.runtime.model_dump(exclude={"images"}),  # it alters no number
+    }
 
 
 def record(
@@ -192,14 +278,7 @@ def record(
         "status": "diverged" if reason else "finished",
         "reason": reason,
         "classes": made.classes,
-        "parameters": {
-            "method": recipe.model_dump(),
-            "task": params.task,
-            "model": params.model.model_dump(),
-            "training": recorded_training(params),
-            "data": {"image_size": params.data.image_size, "channels": params.data.channels},
-            "runtime": params.runtime.model_dump(exclude={"images"}),  # it alters no number
-        },
+        "parameters": asked(params, recipe),
         "phases": list(phases),
         "metrics": metrics,
         "inputs": inputs,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from heapq import heappop, heappush
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -78,6 +79,21 @@ class PairBatches:
         """
         for images, sizes in self._compose():
             yield [batch for batch in self._pairs.among(images, sizes) if len(batch.left)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the epochs to come depend on, between two epochs."""
+        ahead = np.stack(self._ahead) if self._ahead else np.empty((0, self.images), np.int64)
+        return {
+            "generator": self._generator.get_state(),
+            "ahead": torch.from_numpy(ahead.astype(np.int32)),
+            "next_epochs": self._next_epochs,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put back what ``state_dict`` gave."""
+        self._generator.set_state(state["generator"])
+        self._ahead = list(state["ahead"].numpy().astype(np.int64))
+        self._next_epochs = state["next_epochs"]
 
     def _compose(self) -> Iterable[Group]:
         """The images of the batches of an epoch."""

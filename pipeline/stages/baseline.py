@@ -16,8 +16,14 @@ def baseline(params: Params, run: RunId) -> None:
     assert isinstance(recipe, recipes.Baseline)
     made, inputs = runs.BY_TASK[params.task].load(params, run, recipe, pairs=False)
     recipe = workspace.within_budget(params, recipe, made)
+    asked = workspace.asked(params, recipe)
+    checkpoint = workspace.checkpoint(params, "baseline", run, asked, inputs, made.device)
     results = workspace.train(
-        recipe.phases(made), made.device, params.runtime.precision, follow(params, run)
+        recipe.phases(made),
+        made.device,
+        params.runtime.precision,
+        follow(params, run),
+        checkpoint,
     )
     phases = [result.record() for result in results]
     outcome = runs.BY_TASK[params.task].outcome(params, made, phases[-1])
@@ -27,6 +33,7 @@ def baseline(params: Params, run: RunId) -> None:
     history = workspace.continue_history([], results)
     gradients = workspace.continue_gradients([], results)
     workspace.write_run(run.folder, made.network.state_dict(), record, history, gradients, results)
+    checkpoint.drop()
     say(run, record)
 
 

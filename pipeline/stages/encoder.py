@@ -16,18 +16,26 @@ def encoder(params: Params, run: RunId) -> None:
     assert isinstance(recipe, recipes.Breakdown)
     made, inputs = runs.BY_TASK[params.task].load(params, run, recipe, pairs=True)
     recipe = workspace.within_budget(params, recipe, made)
+    asked = workspace.asked(params, recipe)
+    del asked["method"]["head"]  # neither this nor the rule has a part in it
+    del asked["training"]["rule"]
+    checkpoint = workspace.checkpoint(params, "encoder", run, asked, inputs, made.device)
     module = recipe.encoder_module(made)
     results = workspace.train(
-        recipe.encoder_phases(made), made.device, params.runtime.precision, follow(params, run)
+        recipe.encoder_phases(made),
+        made.device,
+        params.runtime.precision,
+        follow(params, run),
+        checkpoint,
     )
     phases = [result.record() for result in results]
     record = workspace.record(params, run, recipe, made, inputs, phases, results[-1].reason)
-    del record["parameters"]["method"]["head"]  # neither this nor the rule has a part in it
-    del record["parameters"]["training"]["rule"]
+    record["parameters"] = asked
     history = workspace.continue_history([], results)
     tensors = workspace.encoder_tensors(module, results[-1].kept)
     gradients = workspace.continue_gradients([], results)
     workspace.write_run(run.folder / "encoder", tensors, record, history, gradients, results)
+    checkpoint.drop()
     say(run, record)
 
 

@@ -8,12 +8,15 @@ from typing import Any
 from pipeline import recipes, workspace
 from pipeline.models import weights
 from pipeline.params import Params
-from pipeline.records import RunId, read_json
+from pipeline.records import RunId, file_digest, read_json
 from pipeline.stages import common
 from pipeline.stages.follow import follow, say
 from pipeline.tasks import runs
+from pipeline.training.checkpoints import Checkpoint
 from pipeline.training.loop import Result, State, snapshot
 from pipeline.training.run import Run
+
+ENCODER = ("model.safetensors", "record.json")  # what its files can alter in a head
 
 
 def head(params: Params, run: RunId) -> None:
@@ -23,10 +26,14 @@ def head(params: Params, run: RunId) -> None:
     """
     recipe = recipes.of(params.methods[run.method])
     assert isinstance(recipe, recipes.Breakdown)
-    made, _ = runs.BY_TASK[params.task].load(params, run, recipe, pairs=False)
+    made, inputs = runs.BY_TASK[params.task].load(params, run, recipe, pairs=False)
     recipe = workspace.within_budget(params, recipe, made)
     first = read_json(run.folder / "encoder" / "record.json")
-    trials = _heads(params, run, recipe, made, len(first["phases"]))
+    asked = workspace.asked(params, recipe)
+    of_encoder = {f"encoder/{name}": file_digest(run.folder / "encoder" / name) for name in ENCODER}
+    inputs |= of_encoder
+    checkpoint = workspace.checkpoint(params, "head", run, asked, inputs, made.device)
+    trials = _heads(params, run, recipe, made, len(first["phases"]), checkpoint)
     sound = [trial for trial in trials if trial[0][-1].status == "finished"]
     best = max(sound or trials, key=lambda trial: trial[0][-1].value)  # of equals the first
     weights.put(made.network, best[1])
@@ -41,11 +48,17 @@ def head(params: Params, run: RunId) -> None:
     history = workspace.continue_history(_of_encoder(run, "history.csv"), results)
     gradients = workspace.continue_gradients(_of_encoder(run, "gradients.csv"), results)
     workspace.write_run(run.folder, best[1], record, history, gradients, results)
+    checkpoint.drop()
     say(run, record, last)
 
 
 def _heads(
-    params: Params, run: RunId, recipe: recipes.Breakdown, made: Run, phases: int
+    params: Params,
+    run: RunId,
+    recipe: recipes.Breakdown,
+    made: Run,
+    phases: int,
+    checkpoint: Checkpoint,
 ) -> list[tuple[list[Result], State]]:
     """For each kept encoder, best first, the phases after it and the network they left."""
     encoder = recipe.encoder_module(made)
@@ -59,7 +72,11 @@ def _heads(
         weights.put(encoder, tensors)
         made.phases = phases  # each goes on where the encoder's ended
         results = workspace.train(
-            recipe.head_phases(made), made.device, params.runtime.precision, follow(params, run)
+            recipe.head_phases(made),
+            made.device,
+            params.runtime.precision,
+            follow(params, run),
+            checkpoint,
         )
         for result in results if len(kept) > 1 else []:
             result.rename(f"{result.phase}_{number}")

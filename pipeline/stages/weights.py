@@ -11,22 +11,25 @@ from pipeline.data.batches import load_images
 from pipeline.errors import InputError
 from pipeline.models import weights
 from pipeline.params import Params, SourceTraining
-from pipeline.records import RECORD_VERSION, RunId, write_json
+from pipeline.records import RECORD_VERSION, RunId, file_digest, write_json
 from pipeline.stages import common
 from pipeline.stages.follow import follow
 from pipeline.training import runtime
+from pipeline.training.checkpoints import Checkpoint
 from pipeline.training.run import Run
 
 SOURCE = Path("prepared/source.npy")
+SOURCE_TABLE = Path("prepared/source.csv")
 
 
 def make_weights(params: Params) -> None:
     """Write ``weights/start.safetensors``, all but the last layer, and ``weights/record.json``."""
     settings, name = params.weights, params.model.architecture
+    checkpoint: Checkpoint | None = None
     about: dict[str, Any] = {"version": RECORD_VERSION, "from": settings.from_}
     if settings.from_ == "source":
         assert settings.source is not None
-        tensors, about["source"] = _train_on_source(params, settings.source)
+        tensors, about["source"], checkpoint = _train_on_source(params, settings.source)
     elif settings.from_ == "none":
         tensors = {}
     else:
@@ -38,22 +41,25 @@ def make_weights(params: Params) -> None:
         tensors, about["notes"] = weights.fit(found, network, classifier, origin)
     weights.save(workspace.START, tensors)
     write_json(workspace.START.with_name("record.json"), about)
+    if checkpoint:
+        checkpoint.drop()
     print(f"weights: {len(tensors)} tensors from {settings.from_} for {name}")
     for note in about.get("notes", []):
         print(f"weights: {note}")
 
 
-def _train_on_source(params: Params, settings: SourceTraining) -> tuple[dict[str, Any], Any]:
+def _train_on_source(
+    params: Params, settings: SourceTraining
+) -> tuple[dict[str, Any], Any, Checkpoint]:
     """Train the network end to end by cross-entropy on the source set; all layers but the last.
 
-    A part of each class, ``val``, chooses the epoch.
+    A part of each class, ``val``, chooses the epoch. The checkpoint is to be dropped when these
+    weights are written.
     """
     device = runtime.start(params.runtime)
-    images = splits.read_images("prepared/source.csv")
+    images = splits.read_images(SOURCE_TABLE)
     if images.empty:
-        raise InputError(
-            "prepared/source.csv: has no images; weights.from: source needs data.source"
-        )
+        raise InputError(f"{SOURCE_TABLE}: has no images; weights.from: source needs data.source")
     split = splits.cut_validation(images, settings.val, settings.seed)
     rows = {name: images[split == name] for name in ("train", "val")}
     loaded = {
@@ -77,11 +83,23 @@ def _train_on_source(params: Params, settings: SourceTraining) -> tuple[dict[str
     )
     phases = iter([run.classification("end_to_end", run.network, settings)])
     named = RunId("source", "all", settings.seed)
-    (result,) = workspace.train(phases, device, params.runtime.precision, follow(params, named))
+    asked = {
+        "source": settings.model_dump(),
+        "model": params.model.model_dump(),
+        "training": params.training.model_dump(),
+        "data": {"image_size": params.data.image_size, "channels": params.data.channels},
+        "runtime": params.runtime.model_dump(exclude={"images"}),
+    }
+    inputs = {str(path): file_digest(path) for path in (SOURCE, SOURCE_TABLE)}
+    checkpoint = workspace.checkpoint(params, "weights", named, asked, inputs, device)
+    (result,) = workspace.train(
+        phases, device, params.runtime.precision, follow(params, named), checkpoint
+    )
     if result.status == "diverged":
+        checkpoint.drop()
         raise InputError(f"params.yaml: weights.source: training diverged: {result.reason}")
     tensors = {key: of for key, of in run.network.state_dict().items() if key not in classifier}
-    return tensors, result.record()
+    return tensors, result.record(), checkpoint
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from pipeline.models import weights
 from pipeline.params import Optimization
-from pipeline.training import gradients, runtime
+from pipeline.training import divergence, gradients, runtime
+from pipeline.training.checkpoints import Checkpoint, Memory, Stateful, Tree
 from pipeline.training.optimizers import learning_rate_factor, make_optimizer
 from pipeline.training.phase import Phase, Solve
 
@@ -63,6 +64,15 @@ class Result:
         metric, sign = RULES[self.rule]
         return sign * self.history[self.chosen_epoch - 1][metric]
 
+    def state_dict(self) -> Tree:
+        """All of it, for a checkpoint."""
+        return {**vars(self), "kept": [vars(kept) for kept in self.kept]}
+
+    @staticmethod
+    def from_state(state: Tree) -> Result:
+        """The result that ``state_dict`` told of."""
+        return Result(**{**state, "kept": [Kept(**kept) for kept in state["kept"]]})
+
     def rename(self, phase: str) -> None:
         """Give the phase another name, in its history and gradients too."""
         self.phase = phase
@@ -97,7 +107,11 @@ class Result:
 
 
 def fit(
-    phase: Phase | Solve, device: torch.device, precision: str, log: Log = lambda row: None
+    phase: Phase | Solve,
+    device: torch.device,
+    precision: str,
+    log: Log = lambda row: None,
+    checkpoint: Checkpoint | None = None,
 ) -> Result:
     """Train a phase's module in place and leave it with the weights of the chosen epoch.
 
@@ -108,23 +122,64 @@ def fit(
         phase: what to train.
         device: where it is.
         precision: ``fp32``, ``tf32`` or ``bf16``.
-        log: called once an epoch with its row of ``history.csv``.
+        log: called once an epoch with its row of ``history.csv``; of a phase that goes on, with
+            the rows of the epochs before, too.
+        checkpoint: knows whether the phase was begun, and then it goes on from there, or finished,
+            and then it is left as it was. What is solved in closed form is done again.
     """
-    result = Result(phase.name, phase.rule)
-    started = time.perf_counter()
+    known = checkpoint.known if checkpoint else None
+    result = Result.from_state(known["result"]) if known else Result(phase.name, phase.rule)
+    measure = _measuring(result, device)
     if isinstance(phase, Solve):
         _solve(phase, result, log)
-    else:
-        _descend(phase, result, device, precision, log)
-    result.seconds = time.perf_counter() - started
-    result.peak_memory_mb = runtime.peak_memory_mb(device)
+    elif checkpoint is None or not checkpoint.phase_is_finished:
+        _descend(phase, result, device, precision, log, checkpoint, measure)
+    measure()
+    if isinstance(phase, Phase):
+        weights.put(phase.module, result.kept[0].state)
+        if checkpoint:
+            checkpoint.finish({"result": result.state_dict()})
     return result
 
 
-def _descend(phase: Phase, result: Result, device: torch.device, precision: str, log: Log) -> None:
+def _measuring(result: Result, device: torch.device) -> Callable[[], None]:
+    """A function that brings a result's seconds and memory up to now, from when it is made."""
+    started, peak = time.perf_counter() - result.seconds, result.peak_memory_mb
+
+    def measure() -> None:
+        result.seconds = time.perf_counter() - started
+        result.peak_memory_mb = max(peak, runtime.peak_memory_mb(device))
+
+    return measure
+
+
+def _descend(
+    phase: Phase,
+    result: Result,
+    device: torch.device,
+    precision: str,
+    log: Log,
+    checkpoint: Checkpoint | None,
+    measure: Callable[[], None],
+) -> None:
     step = _Stepper(phase, device, precision)
     best = _Best(phase.keep, phase.settings, phase.module)
-    for epoch in range(1, phase.settings.epochs + 1):
+    carried: dict[str, Stateful] = {"steps": step, "best": best, "memory": Memory(phase, device)}
+    if checkpoint and checkpoint.known:
+        for name, part in carried.items():
+            part.load_state_dict(checkpoint.known[name])
+        weights.put(phase.module, best.last.state)
+        for row in result.history:
+            log(row)
+
+    def progress() -> Tree:
+        measure()
+        told = {name: part.state_dict() for name, part in carried.items()}
+        return {"result": result.state_dict(), **told}
+
+    for epoch in range(len(result.history) + 1, phase.settings.epochs + 1):
+        if best.stop:
+            break
         loss, images = step.epoch()
         result.images_seen += images
         phase.module.eval()
@@ -136,7 +191,7 @@ def _descend(phase: Phase, result: Result, device: torch.device, precision: str,
         finite = values.pop(FINITE) == 1 and all(map(math.isfinite, values.values()))
         row = {"phase": phase.name, "epoch": epoch, "images_seen": result.images_seen, **values}
         if not finite:
-            result.status, result.reason = "diverged", _reason(phase.name, epoch, values)
+            result.status, result.reason = "diverged", _why(phase, epoch, step, values, best)
             result.chosen_epoch, result.kept = best.last.epoch, [best.last]
             break
         row |= gradients.summary(norms)
@@ -145,11 +200,10 @@ def _descend(phase: Phase, result: Result, device: torch.device, precision: str,
         log(row)
         metric, sign = RULES[phase.rule]
         best.add(epoch, sign * values[metric], phase.module)
-        if best.stop:
-            break
+        if checkpoint:
+            checkpoint.offer(progress)
     if result.status == "finished":
         result.chosen_epoch, result.kept = best.kept[0].epoch, best.kept
-    weights.put(phase.module, result.kept[0].state)
 
 
 def _solve(phase: Solve, result: Result, log: Log) -> None:
@@ -183,11 +237,12 @@ class _Stepper:
         trained = (of for group in phase.groups for of in group["params"])
         self.layers = gradients.trained_layers(phase.network or phase.module, trained)
         self.gradients: dict[str, Tensor] = {}
+        self.losses: list[Tensor] = []
 
     def epoch(self) -> tuple[Tensor, int]:
         """Mean loss of an epoch, still on the device, and the images that went through."""
         self.phase.training_mode()
-        self.gradients = {}
+        self.gradients, self.losses = {}, []
         loss_sum, items, images = torch.zeros((), device=self.device), 0, 0
         for batch, is_last in _marking_last(self.phase.batches()):
             with runtime.autocast(self.device, self.precision):
@@ -199,9 +254,37 @@ class _Stepper:
             self.optimizer.step()
             self.schedule.step()
             images += len(batch[0])
-            loss_sum += losses.detach().sum()
+            self.losses.append(losses.detach().sum())  # read if the epoch diverges
+            loss_sum += self.losses[-1]
             items += len(losses)
         return loss_sum / items, images
+
+    def state_dict(self) -> Tree:
+        """How far optimizer and schedule are; tensors are not copied."""
+        states = [self.optimizer.state.get(parameter, {}) for parameter in self._parameters()]
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        return {"optimizer": states, "rates": rates, "schedule": self.schedule.state_dict()}
+
+    def load_state_dict(self, state: Tree) -> None:
+        """Go on from what ``state_dict`` told."""
+        for parameter, was in zip(self._parameters(), state["optimizer"], strict=True):
+            if was:
+                self.optimizer.state[parameter] = {
+                    name: _laid_out_as(parameter, of) for name, of in was.items()
+                }
+        for group, rate in zip(self.optimizer.param_groups, state["rates"], strict=True):
+            group["lr"] = rate
+        self.schedule.load_state_dict(state["schedule"])
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [of for group in self.optimizer.param_groups for of in group["params"]]
+
+
+def _laid_out_as(parameter: Tensor, value: Any) -> Any:
+    """A tensor of an optimizer's state in memory as its parameter is, or what is no such tensor."""
+    if not isinstance(value, Tensor) or value.shape != parameter.shape or not value.ndim:
+        return value
+    return torch.empty_like(parameter).copy_(value).detach()
 
 
 def _marking_last(batches: Iterable[Batch]) -> Iterator[tuple[Batch, bool]]:
@@ -239,6 +322,18 @@ class _Best:
         else:
             self.waited += 1
 
+    def state_dict(self) -> Tree:
+        """All of it, for a checkpoint; tensors are not copied."""
+        kept = [vars(kept) for kept in self.kept]
+        about = {"improved_to": self.improved_to, "waited": self.waited}
+        return {"last": vars(self.last), "kept": kept, **about}
+
+    def load_state_dict(self, state: Tree) -> None:
+        """Go on from what ``state_dict`` told."""
+        self.last = Kept(**state["last"])
+        self.kept = [Kept(**kept) for kept in state["kept"]]
+        self.improved_to, self.waited = state["improved_to"], state["waited"]
+
     @property
     def stop(self) -> bool:
         """Whether there was no improvement for as long as ``patience`` allows."""
@@ -271,7 +366,6 @@ def fetch(metrics: dict[str, Tensor]) -> dict[str, float]:
     return dict(zip(metrics, stacked.tolist(), strict=True))
 
 
-def _reason(phase: str, epoch: int, values: dict[str, float]) -> str:
-    bad = [f"{name} was {value}" for name, value in values.items() if not math.isfinite(value)]
-    what = bad[0] if bad else "weights were no longer finite"
-    return f"{phase}: {what} in epoch {epoch}; the learning rate is likely too high"
+def _why(phase: Phase, epoch: int, step: _Stepper, values: dict[str, float], best: _Best) -> str:
+    before = best.last.state
+    return divergence.reason(phase.name, epoch, step.losses, values, phase.settings.lr, before)
