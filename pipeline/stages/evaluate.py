@@ -16,7 +16,7 @@ from pipeline.evaluation.collect import COST_FIELDS, Evidence, Run, UnitInterval
 from pipeline.evaluation.findings import Findings, find
 from pipeline.evaluation.statistics import Contrast, Crossover, Pair, Variance
 from pipeline.params import Compare, Params
-from pipeline.records import write_atomically, write_json, write_table
+from pipeline.records import clear_halves, write_atomically, write_json, write_table
 from pipeline.report import figures, page
 from pipeline.report.summary import REPORTS, summary_table
 from pipeline.stages import common
@@ -156,6 +156,7 @@ def _costs(runs: Sequence[Run]) -> Iterator[tuple[Any, ...]]:
 
 def _replace_folder(folder: Path, files: dict[str, str]) -> None:
     """Put a folder with just these files in the place of whatever is there."""
+    clear_halves(folder)
     beside = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
