@@ -83,8 +83,11 @@ class Splits(Block):
 class Data(Block):
     """Where the images are and how they are made ready.
 
+    ``near_duplicates`` are told of, drawn into one split (``group``) or refused.
     ``allow_outside`` lets lists, tables and links name files outside ``data/``, whose changes DVC
-    does not see.
+    does not see. ``placement`` says where the images, and latents that are kept, lie while a run
+    works: all on the device, or streamed to it batch by batch; ``auto`` streams what would take
+    more than half of the device's free memory. It alters no number, and no run depends on it.
     """
 
     target: str
@@ -99,6 +102,7 @@ class Data(Block):
     near_duplicates: Literal["warn", "group", "refuse"] = "warn"
     shuffle_labels: bool = False
     allow_outside: bool = False
+    placement: Placement = "auto"
 
 
 class Episodes(Block):
@@ -358,17 +362,12 @@ class Runtime(Block):
 
     ``channels_last`` lays images out pixel by pixel, which convolutions are faster with on many
     devices; sums then have another order, too.
-
-    ``images`` says where the images, and latents that are kept, lie while a run works: all on the
-    device, or streamed to it batch by batch; ``auto`` streams what would take more than half of
-    the device's free memory. It alters no number, so that no record has it.
     """
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,3})?)$")] = "auto"
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     threads: Annotated[int, Field(ge=1, le=1024)]
     channels_last: bool = False
-    images: Placement = "auto"
 
 
 class Tracking(Block):

@@ -94,7 +94,7 @@ def load_run(
         IMAGES,
         [(rows, labels), (val_rows, val_labels)],
         device,
-        params.runtime.images,
+        params.data.placement,
         copies=params.training.augmentation.turns_as_classes,
     )
     made = Run(
@@ -108,7 +108,7 @@ def load_run(
         seed=run.seed,
         device=device,
         method=run.method,
-        placement=params.runtime.images,
+        placement=params.data.placement,
     )
     if pairs:
         made.pairs = read_pairs(run.pair_list, rows)
@@ -247,7 +247,7 @@ def asked(params: Params, recipe: Recipe) -> dict[str, Any]:
         "model": params.model.model_dump(),
         "training": recorded_training(params),
         "data": {"image_size": params.data.image_size, "channels": params.data.channels},
-        "runtime": params.runtime.model_dump(exclude={"images"}),  # it alters no number
+        "runtime": params.runtime.model_dump(),
     }
 
 

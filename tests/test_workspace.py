@@ -37,7 +37,7 @@ def test_every_file_of_a_run_is_the_same_wherever_its_images_lie(project, monkey
 
     monkeypatch.setattr(workspace, "load_sets", seen)
     for placement in ("resident", "streamed"):
-        train_all(tiny_params(weights__from="none", data__source=None, runtime__images=placement))
+        train_all(tiny_params(weights__from="none", data__source=None, data__placement=placement))
         found[placement] = contents("runs", "predictions", without=("timing.json", ".lock"))
     assert {(place, kind is Streamed) for place, kind in kinds} == {
         ("resident", False),
@@ -67,7 +67,7 @@ def test_a_run_says_where_its_latents_lie(project):
     run = RunId("finetune", 4, 0)
     recipe = recipes.of(project.methods["finetune"])
     for placement in ("auto", "resident", "streamed"):
-        params = tiny_params(weights__from="none", data__source=None, runtime__images=placement)
+        params = tiny_params(weights__from="none", data__source=None, data__placement=placement)
         made, _ = workspace.load_run(params, run, recipe, pairs=False)
         assert made.placement == placement
         assert isinstance(made.train.pixels, Streamed) == (placement == "streamed")

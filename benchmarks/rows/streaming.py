@@ -21,7 +21,7 @@ from pipeline.training.phase import Phase
 def against_resident(
     setting: Setting, latent: str, epochs: int, wanted: float | None = None
 ) -> Iterator[Row]:
-    """Images a second of one phase by where its images lie: ``runtime.images``.
+    """Images a second of one phase by where its images lie: ``data.placement``.
 
     Both ways train on the same pairs and batches of the same file, which was written just before,
     so that the disk cache holds it. Neither validates.

@@ -227,7 +227,8 @@ def _check_groups(images: pd.DataFrame, sizes: Array, names: list[str], place: s
         if count < len(names):
             raise InputError(
                 f"{place}: class '{_class_name(images, column)}' stands in too few groups, "
-                f"{count}: {', '.join(names)} need one each; add groups of it, or bring the splits"
+                f"{count}: {', '.join(names)} need one each; add groups of it (near duplicates "
+                "that are kept together are one), or bring the splits"
             )
 
 

@@ -22,6 +22,7 @@ from urllib.parse import parse_qsl, quote, unquote
 import filelock
 import psutil
 
+from pipeline import records
 from pipeline.errors import InputError
 from pipeline.records import digest
 from pipeline.tracking import views
@@ -126,20 +127,15 @@ class Store:
 
 
 def project_root() -> Path:
-    """The project's folder: ``DVC_ROOT``, else the nearest one at or above here with a dvc.yaml.
-
-    In a DVC experiment's temporary copy ``DVC_ROOT`` still names the real project.
+    """The project's folder, as ``pipeline.records.project_root`` finds it.
 
     Raises:
         InputError: there is none.
     """
-    if root := os.environ.get("DVC_ROOT"):
-        return Path(root).resolve()
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / "dvc.yaml").is_file():
-            return folder.resolve()
-    raise InputError(f"{here}: no dvc.yaml here or above; run in the project's folder")
+    found = records.project_root()
+    if found is None:
+        raise InputError(f"{Path.cwd()}: no dvc.yaml here or above; run in the project's folder")
+    return found.resolve()
 
 
 def store(root: Path) -> Store:

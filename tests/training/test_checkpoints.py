@@ -502,7 +502,7 @@ def test_whatever_can_alter_the_result_is_in_the_key(tmp_path, monkeypatch):
     same = folder_of(small())
     assert same == folder_of(small()) and same.parent == tmp_path / ".checkpoints"
     assert same.name.startswith(f"baseline-{run_named('finetune').name}.")
-    assert same == folder_of(small(runtime__images="streamed", tracking__live_after=3))
+    assert same == folder_of(small(data__placement="streamed", tracking__live_after=3))
     others = [
         folder_of(small(methods__finetune__epochs=4)),
         folder_of(small(training__batch_size=4)),

@@ -36,7 +36,7 @@ def write(
     names = images.drop_duplicates("label").sort_values("label")["class"]
     name = record["parameters"]["model"]["architecture"]
     network = recipes.trained(record, run.folder / "model.safetensors").to(device)
-    loaded = load_images(workspace.IMAGES, rows, labels, device, params.runtime.images)
+    loaded = load_images(workspace.IMAGES, rows, labels, device, params.data.placement)
     place = place_in(network, record, params.diagnostics.latent)
 
     def classify(pixels: Rows) -> torch.Tensor:

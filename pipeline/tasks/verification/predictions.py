@@ -40,7 +40,7 @@ def write(
     network = recipes.trained(record, run.folder / "model.safetensors").to(device)
     assert isinstance(network, Verifier)
     asked = record["parameters"]["model"]
-    pixels = load_images(workspace.IMAGES, rows, labels, device, params.runtime.images).pixels
+    pixels = load_images(workspace.IMAGES, rows, labels, device, params.data.placement).pixels
     some = next(image_batches(pixels))
     asked_of = read_trials(trials, rows)
 
