@@ -166,7 +166,8 @@ def moments(name: str) -> list[float]:
 def test_a_stage_killed_at_a_random_moment(name, moment, project, never, seconds):
     with begun(project, name, STAGES[name]) as (dvc, process):
         time.sleep(moment * seconds[name])
-        process.kill()
+        with suppress(psutil.NoSuchProcess):  # it was faster than before
+            process.kill()
         dvc.wait(30)
     repro(project, never, STAGES[name])
     runs = mlflow_runs(project)
