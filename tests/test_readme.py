@@ -1,5 +1,6 @@
 """What README.md says is so: its recipe runs, its tables and commands name what there is."""
 
+import json
 import re
 from pathlib import Path
 from typing import get_args
@@ -113,3 +114,16 @@ def test_pictures_and_links_lead_somewhere():
     for link in links - headings:
         file = link.partition("#")[0]
         assert file and (ROOT / file).exists(), link
+
+
+def test_speeds_are_those_of_the_stored_table():
+    """No figure is left of an older table, here or where all of them are told."""
+    stored = json.loads((ROOT / "benchmarks/stored/cpu.json").read_text(encoding="utf-8"))["rows"]
+    ratios = {(row["name"], row["against"]): f"{row['ratio']:.2f}" for row in stored}
+    told = re.findall(r"^\| (.+?) \| (.+?) \| ([\d.]+) \|$", README, re.MULTILINE)
+    shown = {(name, against): ratio for name, against, ratio in told if (name, against) in ratios}
+    assert len(shown) >= 8 and shown.items() <= ratios.items()
+    whole = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
+    for (name, against), ratio in ratios.items():
+        (line,) = [of for of in whole.splitlines() if of.startswith(f"| {name} | {against} |")]
+        assert f" | {ratio} | " in line

@@ -33,7 +33,11 @@ def joined(images: pd.DataFrame, found: NearDuplicates) -> pd.DataFrame:
 
 
 def check(
-    images: pd.DataFrame, split: pd.Series, found: NearDuplicates, choice: Choice
+    images: pd.DataFrame,
+    split: pd.Series,
+    found: NearDuplicates,
+    choice: Choice,
+    can_group: bool = True,
 ) -> pd.DataFrame:
     """Say which near duplicates stand in two splits, or refuse them.
 
@@ -43,6 +47,7 @@ def check(
         found: among all images.
         choice: ``warn`` prints a line; ``refuse`` allows no pair in two splits or of two classes,
             ``group``, whose groups the splits kept whole, none in two splits.
+        can_group: whether ``group`` is there to be advised; verification splits whole classes.
 
     Returns:
         the pairs in the splits, first those in two, then those of two classes: ``left`` and
@@ -57,7 +62,7 @@ def check(
     if choice == "refuse" and (apart | mixed).any():
         raise InputError(
             f"data.target: {_named(table, apart | mixed)}; remove all but one of each, or set "
-            f"{KEY}: group, which keeps them in one split, or warn"
+            f"{KEY}: {'group, which keeps them in one split, or ' if can_group else ''}warn"
         )
     if choice == "group" and apart.any():
         raise InputError(
@@ -65,9 +70,10 @@ def check(
             f"remove one of each, or set {KEY}: warn"
         )
     if apart.any():
+        advice = f"; {KEY}: group keeps them in one split" if can_group else ""
         print(
             f"prepare: {_named(table, apart)}: what is learnt from one is tested on the other; "
-            f"all are in {LISTED}; {KEY}: group keeps them in one split"
+            f"all are in {LISTED}{advice}"
         )
     return table.iloc[np.lexsort((~mixed, ~apart))].reset_index(drop=True)
 

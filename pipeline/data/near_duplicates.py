@@ -175,10 +175,11 @@ def _codes(
     parts: tuple[list[npt.NDArray[np.uint32]], ...] = ([], [])
     plain = []
     for chunk in _chunks(small):
-        for part, images in zip(parts, (chunk, chunk[:, :, ::-1]), strict=True):
-            sides = (_own(images, common) @ planes > 0).reshape(len(chunk), TABLES, bits)
+        both = [_own(images, common) for images in (chunk, chunk[:, :, ::-1])]
+        for part, own in zip(parts, both, strict=True):
+            sides = (own @ planes > 0).reshape(len(chunk), TABLES, bits)
             part.append((sides * weights).sum(axis=2, dtype=np.uint32))
-        plain.append(~_own(chunk, common).any(axis=1))
+        plain.append(~both[0].any(axis=1))
     return np.concatenate([*parts[0], *parts[1]]).T, np.concatenate(plain)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline import workspace
 from pipeline.data import splits
-from pipeline.data.batches import load_images
+from pipeline.data.batches import load_sets
 from pipeline.errors import InputError
 from pipeline.models import weights
 from pipeline.params import Params, SourceTraining
@@ -62,12 +62,10 @@ def _train_on_source(
         raise InputError(f"{SOURCE_TABLE}: has no images; weights.from: source needs data.source")
     split = splits.cut_validation(images, settings.val, settings.seed)
     rows = {name: images[split == name] for name in ("train", "val")}
-    loaded = {
-        name: load_images(
-            SOURCE, of["row"].to_numpy(copy=True), of["label"].to_numpy(copy=True), device
-        )
-        for name, of in rows.items()
-    }
+    lists = [
+        (of["row"].to_numpy(copy=True), of["label"].to_numpy(copy=True)) for of in rows.values()
+    ]
+    train, val = load_sets(SOURCE, lists, device, params.data.placement)
     classes = int(images["label"].max()) + 1
     network, classifier = workspace.new_network(params, classes, settings.seed)
     run = Run(
@@ -75,11 +73,12 @@ def _train_on_source(
         architecture=params.model.architecture,
         classifier=classifier,
         classes=classes,
-        train=loaded["train"],
-        val=loaded["val"],
+        train=train,
+        val=val,
         training=params.training,
         seed=settings.seed,
         device=device,
+        placement=params.data.placement,
     )
     phases = iter([run.classification("end_to_end", run.network, settings)])
     named = RunId("source", "all", settings.seed)
@@ -88,7 +87,7 @@ def _train_on_source(
         "model": params.model.model_dump(),
         "training": params.training.model_dump(),
         "data": {"image_size": params.data.image_size, "channels": params.data.channels},
-        "runtime": params.runtime.model_dump(exclude={"images"}),
+        "runtime": params.runtime.model_dump(),
     }
     inputs = {str(path): file_digest(path) for path in (SOURCE, SOURCE_TABLE)}
     checkpoint = workspace.checkpoint(params, "weights", named, asked, inputs, device)

@@ -74,6 +74,13 @@ def test_what_is_found_is_listed_the_worst_first(capsys):
     assert "a/0.png (a, train) and a/1.png (a, test) are mirror images of one picture" in said
 
 
+def test_only_what_the_task_has_is_advised(capsys):
+    leaks.check(IMAGES, SPLIT, NEAR, "warn", can_group=False)
+    assert "group" not in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"near_duplicates: warn\Z"):
+        leaks.check(IMAGES, SPLIT, NEAR, "refuse", can_group=False)
+
+
 def test_nothing_is_said_where_all_stay_in_their_split(capsys):
     leaks.check(IMAGES, SPLIT, found((0, 2)), "refuse")
     assert len(leaks.check(IMAGES, SPLIT, found(), "refuse")) == 0

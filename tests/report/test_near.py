@@ -29,8 +29,17 @@ def pair(left, right, classes=("cat", "cat"), splits=("train", "train"), mirrore
     return NearPair(names, classes, splits, 0.9812, mirrored)
 
 
-def blocks(album, *pairs):
-    return list(near.blocks(SimpleNamespace(evidence=SimpleNamespace(near=pairs), album=album)))
+def blocks(album, *pairs, task="classification"):
+    evidence, params = SimpleNamespace(near=pairs), SimpleNamespace(task=task)
+    return list(near.blocks(SimpleNamespace(evidence=evidence, params=params, album=album)))
+
+
+def test_only_what_the_task_has_is_advised(album):
+    apart = pair(0, 1, splits=("train", "test"))
+    said = [
+        blocks(album, apart, task=task)[0].text[0] for task in ("classification", "verification")
+    ]
+    assert ["near_duplicates: group" in text for text in said] == [True, False]
 
 
 def test_without_any_nothing_is_read():

@@ -7,6 +7,7 @@ from itertools import chain
 
 from pipeline.data.sheet import Row, Tile, sheet
 from pipeline.evaluation.collect import NearPair
+from pipeline.params import Task
 from pipeline.report import words
 from pipeline.report.page.document import Block, Fold, Sheet, note, paragraph, warning
 from pipeline.report.page.report import Report
@@ -31,7 +32,7 @@ def blocks(report: Report) -> Iterator[Block]:
     kinds: dict[str, list[NearPair]] = {APART: [], MIXED: [], REST: []}
     for pair in near:
         kinds[_kind(pair)].append(pair)
-    yield from _said(kinds)
+    yield from _said(kinds, report.params.task)
     shown = {kind: pairs[:MOST] for kind, pairs in kinds.items() if pairs}
     pixels = report.album.read([name for pair in chain(*shown.values()) for name in pair.images])
     tiles = (
@@ -56,13 +57,14 @@ def _kind(pair: NearPair) -> str:
     return MIXED if pair.classes[0] != pair.classes[1] else REST
 
 
-def _said(kinds: Kinds) -> Iterator[Block]:
+def _said(kinds: Kinds, task: Task) -> Iterator[Block]:
     """A warning where a copy is tested on, or taught as something else."""
     if kinds[APART]:
+        advice = " data.near_duplicates: group keeps such images in one split."
         yield warning(
             f"{_pairs(len(kinds[APART]))} of near duplicates {_stand(kinds[APART])} in two splits: "
-            "what was learnt from one is asked of the other, so that scores are too good. "
-            "data.near_duplicates: group keeps such images in one split."
+            "what was learnt from one is asked of the other, so that scores are too good."
+            f"{advice if task == 'classification' else ''}"
         )
     if kinds[MIXED]:
         yield warning(

@@ -67,7 +67,9 @@ def write(params: Params) -> None:
     found = find_near_duplicates(pixels).but_within(
         np.union1d(made.runs["left"], made.runs["right"])
     )
-    near = leaks.check(images, made.images["split"], found, params.data.near_duplicates)
+    near = leaks.check(
+        images, made.images["split"], found, params.data.near_duplicates, can_group=False
+    )
 
     for folder in ("prepared/train", "prepared/pairs", "prepared/trials"):
         shutil.rmtree(folder, ignore_errors=True)  # no list of a removed seed stays behind
