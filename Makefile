@@ -22,11 +22,11 @@ repro: env
 	@python -m pipeline.check
 	@test -e data || dvc pull --quiet $$(grep -q 'remote: embedded' data.dvc && echo --remote embedded) data.dvc
 	@python -m pipeline.plan $(if $(JOBS),--jobs '$(JOBS)')
-	@$(if $(JOBS),python -m pipeline.jobs '$(JOBS)',dvc repro)
+	@$(if $(JOBS),python -m pipeline.jobs '$(JOBS)',dvc repro --keep-going)
 	@python -m pipeline.report.summary
 
 test: env
-	python -m pytest
+	python -m pytest -n logical --maxprocesses 8 --dist loadfile
 
 check: env
 	ruff format --check .
@@ -43,7 +43,7 @@ lock:
 	  --no-emit-index-url --no-emit-find-links --upgrade --group dev pyproject.toml --output-file requirements.lock
 
 torture: env
-	python -m pytest -m torture
+	python -m pytest -n logical --maxprocesses 4 --dist worksteal -m torture
 
 bench: env
 	python -m benchmarks.bench
