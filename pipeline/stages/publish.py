@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import queue
 import sys
-import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 from pipeline.errors import InputError
 from pipeline.params import Params
 from pipeline.stages import common
 from pipeline.tracking import client, mirror
+from pipeline.tracking.threads import within
 
 LONGEST = 600.0  # seconds; what is there by then stays, and the next publish goes on from it
-Result = TypeVar("Result")
 
 
 def publish(params: Params) -> None:
@@ -23,7 +19,9 @@ def publish(params: Params) -> None:
     place = client.store(client.project_root())
     shown = client.shown(place.uri)
     try:
-        done = _within(LONGEST, lambda: mirror.publish(params, Path.cwd(), place))
+        done = within(LONGEST, lambda: mirror.publish(params, Path.cwd(), place))
+        if done is None:
+            raise client.TrackingError(f"not done after {LONGEST:g} s")
     except InputError:
         raise
     except Exception as error:
@@ -39,32 +37,6 @@ def publish(params: Params) -> None:
         f"MLflow: {done.created} runs created, {done.replaced} replaced, {done.kept} unchanged"
         f"{missing} in {shown} (experiment {client.RESULTS})"
     )
-
-
-def _within(seconds: float, work: Callable[[], Result]) -> Result:
-    """What ``work`` returns or raises; it is left to itself when it takes too long.
-
-    No timeout of a single call does as much: a server may send a byte now and then for ever.
-
-    Raises:
-        TrackingError: it takes longer.
-    """
-    answers: queue.SimpleQueue[tuple[list[Result], BaseException | None]] = queue.SimpleQueue()
-
-    def run() -> None:
-        try:
-            answers.put(([work()], None))
-        except BaseException as error:
-            answers.put(([], error))
-
-    threading.Thread(target=run, daemon=True, name="publish").start()
-    try:
-        results, error = answers.get(timeout=seconds)
-    except queue.Empty:
-        raise client.TrackingError(f"not done after {seconds:g} s") from None
-    if error:
-        raise error
-    return results[0]
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import os
 import platform
 import re
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ import psutil
 from pipeline import records
 from pipeline.errors import InputError
 from pipeline.records import digest
-from pipeline.tracking import views
+from pipeline.tracking import bulk, views
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -83,8 +83,6 @@ LOCK_SECONDS = 60
 SAME_START_SECONDS = 5
 LONGEST_PARAM = 6000
 LONGEST_REASON = 300
-LARGEST_BATCH = 1000
-MOST_PARAMS = 100
 # a user and a password, which SQLAlchemy lets have slashes; not a port and an @ in a path
 _USERINFO = re.compile(r"://(?:[^/\s]*@|[^:/@\s]+:(?!\d+(?:/|$))\S*@)")
 _UNANSWERED = re.compile(r"Max retries exceeded with url(?:.*too many (?P<status>\d+) error)?")
@@ -192,25 +190,36 @@ def open_client(place: Store) -> MlflowClient:
         TrackingError: its SQLite file cannot be used, is of another version of MLflow, or is
             locked for too long.
     """
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
-    for name in ("urllib3.connectionpool", "mlflow.store.db.utils"):
-        # they announce each retry, and what is raised anyway, with its traceback
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    make_ready(place)
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
     with _creation_lock(place):
-        if place.database:
-            if place.embedded and not _holds_anything(place.database):
-                _make_database(place.database, place)
-            _try_database(place.database)
         try:
             return MlflowClient(tracking_uri=place.uri)
         except MlflowException as error:
             if place.database and "database schema" in str(error):
                 raise TrackingError(_OTHER_VERSION.format(place.database)) from None
             raise
+
+
+def make_ready(place: Store) -> None:
+    """Set MLflow up, make the embedded store where there is none, and try to write to it.
+
+    Raises:
+        TrackingError: its SQLite file cannot be used, or is locked for too long.
+    """
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    for name in ("urllib3.connectionpool", "mlflow.store.db.utils"):
+        # they announce each retry, and what is raised anyway, with its traceback
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    if not place.database:
+        return
+    with _creation_lock(place):
+        if place.embedded and not _holds_anything(place.database):
+            _make_database(place.database, place)
+        _try_database(place.database)
 
 
 def _creation_lock(place: Store) -> AbstractContextManager[Any]:
@@ -236,10 +245,12 @@ def _make_database(path: Path, place: Store) -> None:
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     beside = path.with_name(f"{path.name}.new")
-    journals = (path.with_name(f"{path.name}{kind}") for kind in ("-journal", "-wal", "-shm"))
-    for left in (*path.parent.glob(f"{beside.name}*"), *journals):
-        left.unlink(missing_ok=True)  # SQLite would take up a journal, also that of another file
-    SqlAlchemyStore(f"{place.uri}.new", place.artifacts).engine.dispose()
+    for left in path.parent.glob(f"{beside.name}*"):
+        left.unlink(missing_ok=True)
+    bulk.remove_journals(path)
+    with bulk.unsynced():
+        SqlAlchemyStore(f"{place.uri}.new", place.artifacts).engine.dispose()
+    bulk.sync(beside)
     os.replace(beside, path)
 
 
@@ -327,31 +338,27 @@ def flat(parameters: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return found
 
 
-def send_params(client: MlflowClient, run_id: str, params: Mapping[str, str]) -> None:
-    """Log parameters, as many a call as MLflow takes."""
-    from mlflow.entities import Param
-
-    items = [Param(safe_key(key), value) for key, value in params.items()]
-    for start in range(0, len(items), MOST_PARAMS):
-        client.log_batch(run_id, params=items[start : start + MOST_PARAMS])
-
-
-def send_points(
-    client: MlflowClient, run_id: str, points: list[tuple[str, float, int, int]]
+def send(
+    client: MlflowClient,
+    run_id: str,
+    points: Iterable[tuple[str, float, int, int]] = (),
+    params: Mapping[str, str] | None = None,
 ) -> None:
-    """Log (name, value, milliseconds, step), as many a call as MLflow takes.
+    """Log parameters, and values as (name, value, milliseconds, step), in as few calls as may be.
 
     Values that are not finite are left out: no chart can show them.
     """
-    from mlflow.entities import Metric
+    from mlflow.entities import Metric, Param
 
-    items = [
-        Metric(safe_key(name), float(value), when, step)
-        for name, value, when, step in points
-        if math.isfinite(value)
-    ]
-    for start in range(0, len(items), LARGEST_BATCH):
-        client.log_batch(run_id, metrics=items[start : start + LARGEST_BATCH])
+    client.log_batch(
+        run_id,
+        metrics=[
+            Metric(safe_key(name), float(value), when, step)
+            for name, value, when, step in points
+            if math.isfinite(value)
+        ],
+        params=[Param(safe_key(key), value) for key, value in (params or {}).items()],
+    )
 
 
 def process_tags() -> dict[str, str]:

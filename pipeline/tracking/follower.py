@@ -111,13 +111,13 @@ def follow(place: tracking.Store, messages: Iterable[dict[str, Any]]) -> None:
         tags=about["tags"],
         run_name=about["name"],
     ).info.run_id
-    tracking.send_params(client, run_id, about["params"])
+    tracking.send(client, run_id, params=about["params"])
     system = System(about["sample_seconds"])
     status = "KILLED"
     for message in told:
         status = message.get("status", status)
         machine = system.sample() if "status" in message else system.due()
-        tracking.send_points(client, run_id, [*map(tuple, message["points"]), *machine])
+        tracking.send(client, run_id, [*map(tuple, message["points"]), *machine])
     client.set_terminated(run_id, status)
 
 

@@ -2,32 +2,36 @@
 
 A run is known by two tags. ``config_key`` is what was asked (of a result run the parameters,
 inputs, method, shots and seed); ``result_digest`` is what came of it. The same key with the same
-digest is kept, with another digest replaced. ``config_key`` is a run's last write, so that a run
-without it is half a run, which the next ``publish`` deletes.
+digest is kept, with another digest replaced. Both are a run's last write: a run without a key is
+half a run, whose digest says who is making it, and the next ``publish`` deletes it where that one
+is dead.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 import filelock
 
 from pipeline.params import Params
-from pipeline.records import digest, read_json, write_json
+from pipeline.records import digest, read_json, whole_or_none, write_json
+from pipeline.tracking import bulk, summary
 from pipeline.tracking import client as tracking
 from pipeline.tracking import results as result_runs
-from pipeline.tracking import summary
-from pipeline.tracking.entries import Attachment, Entry, Job, versions_of
+from pipeline.tracking.entries import Attachment, Entry, File, Job, versions_of
 from pipeline.tracking.live import close_leftovers
 from pipeline.tracking.results import Result
+from pipeline.tracking.threads import each
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -35,6 +39,7 @@ if TYPE_CHECKING:
 LOCK_SECONDS = 60
 ABANDONED_SECONDS = 3600
 PAGE = 1000
+THREADS = 4  # runs that are sent to a server at once
 
 
 @dataclass(frozen=True)
@@ -66,10 +71,21 @@ def publish(params: Params, root: Path, store: tracking.Store) -> Done:
         with filelock.FileLock(store.root / ".publish.lock", timeout=LOCK_SECONDS):
             name = os.environ.get("DVC_EXP_NAME", "")
             job = Job(params, root, store, versions_of(root), name)
-            return _unchanged(job) or _publish(job)
+            return _unchanged(job) or _write(job)
     except filelock.Timeout:
         problem = f"another publish holds {store.root / '.publish.lock'} for {LOCK_SECONDS} s"
         raise tracking.TrackingError(problem) from None
+
+
+def _write(job: Job) -> Done:
+    """Publish; the project's own store is written to without waiting for its disk each time."""
+    database = job.store.database
+    if not (database and job.store.embedded):
+        return _publish(job)
+    bulk.recover(database)
+    tracking.make_ready(job.store)
+    with bulk.bulk(database):
+        return _publish(job)
 
 
 def _publish(job: Job) -> Done:
@@ -79,18 +95,27 @@ def _publish(job: Job) -> Done:
     opened = _identity(job.store)
     experiment_id = tracking.experiment(client, tracking.RESULTS, job.store)
     existing = _existing(client, experiment_id)
+    timed = list(zip(entries, _starts(entries), strict=True))
     # first and newest: MLflow's table begins with the summary
-    if about_all := summary.entry(job, results):
-        _bring(client, experiment_id, job, about_all, existing, _now())
-    counted = {"created": 0, "kept": 0, "replaced": 0}
-    for entry, started in zip(entries, _starts(entries), strict=True):
-        counted[_bring(client, experiment_id, job, entry, existing, started)] += 1
+    about_all = summary.entry(job, results)
+    first = [(about_all, _now())] if about_all else []
+    brought = each(
+        lambda one: _bring(client, experiment_id, job, *one, existing),
+        [*first, *timed],
+        1 if job.store.database else THREADS,  # SQLite takes one writer at a time
+    )
+    counted = Counter(brought[len(first) :])
     if (counted["created"] or counted["replaced"]) and not job.store.embedded:
         _delete_doubles(client, experiment_id)
     _say_left_out(job, results)
     if _identity(job.store) != opened:
         raise tracking.TrackingError(f"{job.store.database} was deleted or replaced meanwhile")
-    done = Done(**counted, missing=len(job.runs) - len(results))
+    done = Done(
+        created=counted["created"],
+        kept=counted["kept"],
+        replaced=counted["replaced"],
+        missing=len(job.runs) - len(results),
+    )
     if not close_leftovers(client):
         _remember(job, done)
     return done
@@ -101,8 +126,8 @@ def _bring(
     experiment_id: str,
     job: Job,
     entry: Entry,
-    existing: dict[str, list[Any]],
     started: int,
+    existing: Mapping[str, list[Any]],
 ) -> str:
     """Make, replace or keep one run; which of the three."""
     found = existing.get(entry.key, [])
@@ -160,7 +185,7 @@ def _existing(client: MlflowClient, experiment_id: str) -> dict[str, list[Any]]:
         tags = run.data.tags
         if "config_key" in tags:
             by_key[tags["config_key"]].append(run)
-        elif "publishing" in tags and _abandoned(_marks(tags)):
+        elif (marks := _marks(tags)) and _abandoned(marks):
             client.delete_run(run.info.run_id)
     return by_key
 
@@ -179,9 +204,14 @@ def _all_runs(client: MlflowClient, experiment_id: str) -> Iterator[Any]:
 
 
 def _marks(tags: Mapping[str, str]) -> Mapping[str, str]:
-    """Who is making a run, and since when; earlier versions had a tag for each."""
+    """Who is making a run, and since when; nothing where it is none of ours.
+
+    It stands in the place of the digest; earlier versions had tags for it.
+    """
     try:
-        marks = json.loads(tags["publishing"])
+        marks = json.loads(tags.get("result_digest") or tags["publishing"])
+    except KeyError:
+        return {}
     except ValueError:
         return tags
     return marks if isinstance(marks, dict) else tags
@@ -203,19 +233,49 @@ def _update(client: MlflowClient, run: Any, job: Job, entry: Entry) -> None:
         tags["dvc.experiment"] = job.experiment
     for attachment in entry.attachments:
         if run.data.tags.get(attachment.tag) != attachment.value:
-            tags |= _attach(client, run.info.run_id, attachment)
+            tags |= _attach(client, run.info, attachment)
+    _send_files(client, run.info, _lost(run.info, entry))
     changed = [RunTag(key, value) for key, value in tags.items() if run.data.tags.get(key) != value]
     if changed:
         client.log_batch(run.info.run_id, tags=changed)
-    if "publishing" in run.data.tags:  # whole, but who made it ended just then
-        _finish(client, run.info.run_id)
 
 
-def _attach(client: MlflowClient, run_id: str, attachment: Attachment) -> dict[str, str]:
+def _attach(client: MlflowClient, about: Any, attachment: Attachment) -> dict[str, str]:
     """Send the files; the tags that are then true."""
-    for path, folder in attachment.files:
-        client.log_artifact(run_id, str(path), folder)
+    _send_files(client, about, attachment.files)
     return {**attachment.tags, attachment.tag: attachment.value}
+
+
+def _lost(about: Any, entry: Entry) -> list[File]:
+    """Files of a whole run whose artifacts are gone, where it can be seen without asking."""
+    if (folder := _folder(about)) is None:
+        return []
+    files = [*entry.content().files, *(file for of in entry.attachments for file in of.files)]
+    return [(path, under) for path, under in files if not _artifact(folder, path, under).exists()]
+
+
+def _send_files(client: MlflowClient, about: Any, files: Iterable[File]) -> None:
+    """Send artifacts; to a folder of this machine they are copied, as MLflow does more slowly."""
+    folder = _folder(about)
+    for path, under in files:
+        if folder is None:
+            client.log_artifact(about.run_id, str(path), under)
+            continue
+        with whole_or_none(_artifact(folder, path, under)) as beside:
+            shutil.copyfile(path, beside)
+
+
+def _artifact(folder: Path, path: Path, under: str | None) -> Path:
+    return folder / (under or "") / path.name
+
+
+def _folder(about: Any) -> Path | None:
+    """Where a run's artifacts lie, if that is on this machine."""
+    return _path(about.artifact_uri) if about.artifact_uri.startswith("file:///") else None
+
+
+def _path(uri: str) -> Path:
+    return Path(unquote(urlsplit(uri).path))
 
 
 def _create(client: MlflowClient, experiment_id: str, entry: Entry, started: int) -> None:
@@ -223,41 +283,25 @@ def _create(client: MlflowClient, experiment_id: str, entry: Entry, started: int
     from mlflow.entities import RunTag
 
     ended = started + entry.milliseconds
-    since = {"publishing.since": f"{time.time():.0f}"}
-    # one tag, since each takes a call to delete
-    mark = {"publishing": json.dumps({**since, **tracking.process_tags()})}
-    tags = {**entry.tags, **entry.changing, **mark}
-    run_id = client.create_run(experiment_id, started, tags, entry.name).info.run_id
+    marks = {"publishing.since": f"{time.time():.0f}", **tracking.process_tags()}
+    tags = {**entry.tags, **entry.changing, "result_digest": json.dumps(marks)}
+    about = client.create_run(experiment_id, started, tags, entry.name).info
 
     content = entry.content()
-    tracking.send_params(client, run_id, content.params)
     # MLflow draws bars of what has no step but 0, lines of the rest, and lists what comes first
     points = [(name, value, ended, 0) for name, value in content.finals.items()]
     points += [
         (name, value, started + row, step) for row, (name, value, step) in enumerate(content.curves)
     ]
     points += [(name, value, started + after, step) for name, value, after, step in content.timed]
-    tracking.send_points(client, run_id, points)
-    for path, folder in content.files:
-        client.log_artifact(run_id, str(path), folder)
+    tracking.send(client, about.run_id, points, content.params)
+    _send_files(client, about, content.files)
     known_by = {"result_digest": entry.digest, "config_key": entry.key}
     for attachment in reversed(entry.attachments):
-        known_by = _attach(client, run_id, attachment) | known_by
+        known_by = _attach(client, about, attachment) | known_by
 
-    client.set_terminated(run_id, entry.status, ended)
-    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in known_by.items()])
-    _finish(client, run_id)
-
-
-def _finish(client: MlflowClient, run_id: str) -> None:
-    """Take away the mark of a run that is being made; asked twice, a server finds none."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        client.delete_tag(run_id, "publishing")
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
+    client.set_terminated(about.run_id, entry.status, ended)
+    client.log_batch(about.run_id, tags=[RunTag(key, value) for key, value in known_by.items()])
 
 
 def _say_left_out(job: Job, results: Sequence[Result]) -> None:
@@ -299,6 +343,8 @@ def _state(job: Job) -> str:
     files += [job.file(path) for path, _ in summary.files(job)]
     if job.store.database:
         files.append(job.store.database)
+    if job.store.artifacts:  # a folder for each run lies in it
+        files.append(_path(job.store.artifacts) / tracking.RESULTS)
     for run in job.runs:
         files += [job.file(path) for path, _ in result_runs.files(run)]
         files.append(job.file(run.folder / "model.safetensors"))

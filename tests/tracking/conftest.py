@@ -20,8 +20,8 @@ import pytest
 
 from pipeline.params import Params
 from pipeline.records import RunId, runs_of, write_history, write_json, write_table
+from pipeline.tracking import bulk, live, ui
 from pipeline.tracking import client as tracking
-from pipeline.tracking import live, ui
 
 REPOSITORY = Path(__file__).parents[2]
 OURS = ("MLFLOW_TRACKING_URI", "DVC_ROOT", "DVC_EXP_NAME")
@@ -46,6 +46,13 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in tracking.SETTINGS.items():
         monkeypatch.setenv(name, value)
     live.given_up.clear()
+
+
+@pytest.fixture(autouse=True)
+def _hasty_disk() -> Iterator[None]:
+    """MLflow does not wait for the disk: a test's store need not outlive a power cut."""
+    with bulk.unsynced():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -118,7 +118,7 @@ def test_publishers_of_four_machines_make_each_run_once(
     assert set(results(project).values()) == {1} and results(project).total() == 4
 
 
-@pytest.mark.slow
+@pytest.mark.torture
 def test_answers_that_are_lost_double_nothing(
     project: Project, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,12 +224,14 @@ def test_a_store_that_is_locked_for_half_a_minute(project: Project) -> None:
     assert results(project).total() == 4
 
 
+@pytest.mark.torture
 def test_a_journal_of_a_deleted_store_is_not_played_into_the_next(project: Project) -> None:
     """Its writer was killed in the middle of a transaction, then somebody removed ``mlflow.db``."""
     code = """
 import os, sqlite3
 database = sqlite3.connect("mlflow.db", isolation_level=None)
 database.execute("PRAGMA cache_size = 1")
+database.execute("PRAGMA synchronous = OFF")
 database.execute("BEGIN IMMEDIATE")
 database.execute("CREATE TABLE much (text)")
 database.executemany("INSERT INTO much VALUES (?)", [("x" * 4000,)] * 500)

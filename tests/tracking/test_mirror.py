@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,10 @@ def runs(project: Project, experiment: str = tracking.RESULTS) -> dict[str, Any]
     by_name = {run.info.run_name: run for run in active}
     assert len(by_name) == len(active)
     return by_name
+
+
+def ids(found: Iterable[Any]) -> set[str]:
+    return {run.info.run_id for run in found}
 
 
 def points(project: Project, run: Any, name: str) -> list[tuple[int, float]]:
@@ -413,7 +418,10 @@ def test_files_of_a_copy_go_to_the_store_of_the_project(
     assert read_json(record)["method"] == "finetune"
 
 
-@pytest.mark.parametrize("step", ["log_artifact", "set_terminated", "send_params"])
+STEPS = {"_send_files": mirror, "send": tracking, "set_terminated": None}
+
+
+@pytest.mark.parametrize("step", STEPS)
 def test_an_interrupted_publish_leaves_nothing_for_long(
     project: Project, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -423,13 +431,13 @@ def test_an_interrupted_publish_leaves_nothing_for_long(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(tracking if step == "send_params" else MlflowClient, step, stop)
+        patch.setattr(STEPS[step] or MlflowClient, step, stop)
         with pytest.raises(KeyboardInterrupt):
             publish(project)
-    (half,) = runs(project).values()
-    assert "config_key" not in half.data.tags and "publishing" in half.data.tags
+    halves = runs(project).values()
+    assert halves and not any("config_key" in half.data.tags for half in halves)
     assert publish(project) == Done(created=4, kept=0, replaced=0)
-    assert half.info.run_id not in {run.info.run_id for run in runs(project).values()}
+    assert not ids(halves) & ids(runs(project).values())
 
 
 def test_half_runs_of_others_stay_while_they_may_be_alive(project: Project) -> None:
@@ -491,6 +499,28 @@ def test_a_deleted_store_comes_back_and_an_unchanged_one_is_not_opened(project: 
     shutil.rmtree(project.root / "mlruns")
     assert elsewhere() == "4 0 0 True False\n"
     check_a_run(project)
+
+
+@pytest.mark.parametrize("gone", ["all", "one run's", "one folder of a run"])
+def test_deleted_artifacts_come_back(project: Project, gone: str) -> None:
+    """The database alone says that the runs are whole."""
+    project.tracking = {"models": "all"}
+    publish(project)
+    before = runs(project)
+    place = project.root / "mlruns" / tracking.RESULTS
+    own = place / before[FIRST.name].info.run_id / "artifacts"
+    expected = {name: files(project, run) for name, run in before.items()}
+    parts = {"all": place.parent, "one run's": own.parent, "one folder of a run": own / "encoder"}
+    shutil.rmtree(parts[gone])
+    if gone == "one folder of a run":
+        (project.root / "mlflow.db.published").unlink()  # this, only a full look sees
+    for _ in range(2):
+        assert publish(project) == Done(created=0, kept=4, replaced=0)
+        after = runs(project)
+        assert ids(after.values()) == ids(before.values())
+        assert {name: files(project, run) for name, run in after.items()} == expected
+    model = own / "model.safetensors"
+    assert model.read_bytes() == (project.root / FIRST.folder / model.name).read_bytes()
 
 
 @pytest.mark.slow
