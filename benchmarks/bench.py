@@ -11,7 +11,6 @@ those of ``benchmarks/stored/cpu.json``, which ``--store`` writes; where one is 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +25,7 @@ from benchmarks.measure import (
     about,
     fallen,
     measure,
+    stored_rows,
     table,
     write,
 )
@@ -78,7 +78,9 @@ def entries() -> dict[str, Entry]:
         "head_resnet": Entry(head(Setting("resnet18", 64, 256, 64), "avgpool", 20, 2)),
         "decode": Entry(partial(in_threads, photos=400, side=128, wanted=1.8), OFTEN),
         "stage_baseline": Entry(partial(outside_training, "baseline")),
+        "stage_encoder": Entry(partial(outside_training, "encoder")),
         "stage_head": Entry(partial(outside_training, "head")),
+        "stage_followed": Entry(partial(outside_training, "baseline", followed=True)),
         "live_tracking": Entry(live_tracking),
         "repro": Entry(nothing_to_do),
     }  # fmt: skip
@@ -168,7 +170,7 @@ def compare(rows: Sequence[Measured], stored: Path) -> int:
     if not stored.exists():
         print(f"{stored}: is not there, so that nothing is compared; --store writes it")
         return 0
-    known = {row["name"] for row in json.loads(stored.read_text(encoding="utf-8"))["rows"]}
+    known = stored_rows(stored)
     for row in rows:
         if row.name not in known:
             print(

@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.errors import InputError
+
 REPETITIONS = 5
 FALL = 0.15  # by which share a ratio may be worse than the stored one before it is named
 
@@ -164,13 +166,28 @@ def table(rows: Iterable[Measured]) -> str:
 
 def fallen(rows: Iterable[Measured], stored: Path, allowed: float = FALL) -> list[str]:
     """What is worse than in a stored table by more than a share, a line for each row."""
-    kept = {row["name"]: row for row in json.loads(stored.read_text(encoding="utf-8"))["rows"]}
+    kept = stored_rows(stored)
     return [
         f"{row.name}: the ratio to {row.against} fell from {kept[row.name]['ratio']:.2f} to "
         f"{row.ratio:.2f}, by more than {allowed:.0%}"
         for row in rows
         if row.name in kept and row.ratio < kept[row.name]["ratio"] * (1 - allowed)
     ]
+
+
+def stored_rows(path: Path) -> dict[str, dict[str, Any]]:
+    """The rows of a table that ``write`` wrote, by name.
+
+    Raises:
+        InputError: it is of another form.
+    """
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        return {row["name"]: row | {"ratio": float(row["ratio"])} for row in rows}
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: no table of measurements ({error!r}); write it anew with --store"
+        ) from None
 
 
 def write(path: Path, rows: Iterable[Measured], about: dict[str, Any]) -> None:

@@ -1,17 +1,20 @@
 """How time and memory of the data stages grow with the images and the pairs of a set.
 
-    python -m benchmarks.scale [--rows N ...] [--pairs N ...] [--sets NAME ...] [--json FILE]
+    python -m benchmarks.scale [--rows N ...] [--pairs N ...] [--sets NAME ...] [--side PIXELS]
+                               [--near warn|group] [--json FILE]
 
 Makes sets of tiny images on the fly, each one zip, runs the stages ``images`` and ``prepare`` each
 in a process of its own, and prints a table: seconds, processor seconds and the most memory that
 the process held. ``--rows`` are sizes of each set at ten pairs an image, ``--pairs`` numbers of
-pairs drawn from a set of at most 100,000 images.
+pairs drawn from a set of at most 100,000 images, ``--near`` what becomes of near duplicates in
+classification: one image in fifty is a darker copy of the one before it.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import io
 import json
 import multiprocessing
@@ -29,7 +32,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-SIDE = 8  # of an image, in pixels
+SIDE = 8  # of an image, in pixels, where nothing else is asked for
+COPIED = 50  # the last of so many images is a copy of the one before it
 ROWS = (1_000, 10_000, 100_000, 1_000_000)
 PAIRS = (5_000_000,)
 PER_IMAGE = 10  # pairs an image, where images are what grows
@@ -39,6 +43,7 @@ OF_CLASS = {"classes": 100, "table": 100, "people": 10, "characters": 20}  # ima
 CHARACTERS = 50  # of an alphabet
 
 SetName = Literal["classes", "table", "people", "characters"]
+Near = Literal["warn", "group"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,8 @@ class Case:
     rows: int
     per_image: int = PER_IMAGE
     of_class: int | None = None  # images of each class, where not as `OF_CLASS` says
+    side: int = SIDE
+    near: Near = "warn"
 
 
 @dataclass(frozen=True)
@@ -71,13 +78,15 @@ class Grown:
     used: Used
 
 
-def cases(sets: list[SetName], rows: list[int], pairs: list[int]) -> list[Case]:
+def cases(
+    sets: list[SetName], rows: list[int], pairs: list[int], side: int = SIDE, near: Near = "warn"
+) -> list[Case]:
     """Every set at every size, then the sets whose pairs are many."""
-    grown = [Case(name, size) for name in sets for size in rows]
+    grown = [Case(name, size, side=side, near=near) for name in sets for size in rows]
     for wanted in pairs:
         images = min(MOST_IMAGES, max(1_000, wanted // 50))
         per_image = max(1, round(wanted / (images * TRAIN)))
-        grown.append(Case("classes", images, per_image, of_class=images // 20))
+        grown.append(Case("classes", images, per_image, images // 20, side, near))
     return grown
 
 
@@ -120,18 +129,20 @@ def make(case: Case, folder: Path) -> None:
     folder.mkdir(parents=True)
     with zipfile.ZipFile(folder / _file(case.name), "w") as archive:
         for number, (path, *_) in enumerate(_named(case)):
-            archive.writestr(path, png(number))
+            archive.writestr(path, png(number, case.side))
         if case.name == "table":
             lines = (f"{path},{label}\n" for path, label in _named(case))
             archive.writestr("images.csv", "image,label\n" + "".join(lines))
 
 
-def png(number: int) -> bytes:
-    """A grey image of its own for each number below 2**64, as a PNG file."""
-    mixed = number * 0x9E3779B97F4A7C15 % 2**64  # an odd factor: no two numbers collide
-    rows = struct.pack("<Q", mixed) * SIDE
-    scan = b"".join(b"\0" + rows[SIDE * row : SIDE * (row + 1)] for row in range(SIDE))
-    head = struct.pack(">IIBBBBB", SIDE, SIDE, 8, 0, 0, 0, 0)
+def png(number: int, side: int = SIDE) -> bytes:
+    """A grey image of its own for each number below 2**64 as a PNG file, some darker copies."""
+    copied = number % COPIED == COPIED - 1
+    pixels = hashlib.shake_128((number - copied).to_bytes(8, "little")).digest(side * side)
+    if copied:
+        pixels = bytes(pixel * 4 // 5 for pixel in pixels)
+    scan = b"".join(b"\0" + pixels[side * row : side * (row + 1)] for row in range(side))
+    head = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
     parts = ((b"IHDR", head), (b"IDAT", zlib.compress(scan, 1)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -178,9 +189,10 @@ def _params(case: Case) -> Any:
         data=Data(
             target=f"data/{_file(case.name)}",
             layout=layouts.get(case.name, "folders"),  # type: ignore[arg-type]
-            image_size=SIDE,
+            image_size=case.side,
             channels=1,
             splits=Splits(val=0.2, test=1 - TRAIN - 0.2),
+            near_duplicates="warn" if verifying else case.near,
         ),
         pairs=Pairs(per_image=case.per_image, positive_fraction=0.5),
         compare=Compare(
@@ -217,15 +229,22 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="*", default=list(ROWS))
     parser.add_argument("--pairs", type=int, nargs="*", default=list(PAIRS))
     parser.add_argument("--sets", nargs="*", choices=list(OF_CLASS), default=list(OF_CLASS))
+    parser.add_argument("--side", type=int, default=SIDE)
+    parser.add_argument("--near", choices=["warn", "group"], default="warn")
     parser.add_argument("--json", type=Path, default=Path("reports/scale.json"))
     asked = parser.parse_args()
     found: list[Grown] = []
-    for case in cases(asked.sets, asked.rows, asked.pairs):
+    for case in cases(asked.sets, asked.rows, asked.pairs, asked.side, asked.near):
         with tempfile.TemporaryDirectory() as folder:
             found += run(case, Path(folder))
         print("\n".join(table(found[-2:]).split("\n")[2:]), flush=True)
     asked.json.parent.mkdir(parents=True, exist_ok=True)
-    shown = {"cores": os.cpu_count(), "rows": [asdict(row) for row in found]}
+    shown = {
+        "cores": os.cpu_count(),
+        "side": asked.side,
+        "near": asked.near,
+        "rows": [asdict(row) for row in found],
+    }
     asked.json.write_text(json.dumps(shown, indent=2) + "\n", encoding="utf-8")
     print(table(found))
 

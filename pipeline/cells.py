@@ -7,6 +7,7 @@ halves, ``begin`` and ``finish``, so that several commands can run between them.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shlex
@@ -17,14 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, naming
 
 if TYPE_CHECKING:
+    from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
 STAGES = "pipeline.stages."
 ARGUMENTS = 3  # of a stage of one run: METHOD SHOTS SEED
 PAUSE = 10  # dvc.lock is written a tenth of the time at most: its YAML takes seconds when long
+LOCK_FILE = "dvc.lock"
+IN_USE = Path(".dvc/tmp/rwlock")  # which files DVC's commands are at work on, as JSON
 BUSY = "another DVC command is at work in this project; wait for it to end"
 
 State = Literal["unchanged", "restored", "stale"]
@@ -71,9 +75,9 @@ class Project:
         others = [name for name in self._stages if name not in self.cells]
         self.before = [name for name in others if name in above]
         self.after = [name for name in others if name not in above]
-        self._done: set[str] = set()  # cells that dvc.lock is to tell of
+        self._done: set[str] = set()  # stages that dvc.lock is to tell of
         self._found: bytes | None = None  # dvc.lock as it was before the first of them
-        self._written, self._rest = 0, 0.0  # cells in dvc.lock; when to write it next
+        self._written, self._rest = 0, 0.0  # of them in dvc.lock; when to write it next
 
     @property
     def root(self) -> str:
@@ -93,8 +97,9 @@ class Project:
             stage = self._stages[name]
             try:
                 with set_loggers_level(logging.INFO):
-                    if stage.reproduce():
-                        stage.dump(update_pipeline=False)
+                    changed = stage.reproduce()
+                if changed:
+                    self._tell(name)
             except DvcException as error:
                 raise InputError(f"failed to reproduce '{name}': {error}") from None
 
@@ -134,20 +139,39 @@ class Project:
         Raises:
             dvc.exceptions.DvcException: an output is missing.
         """
-        if self._found is None:
-            self._found = self._lock.read_bytes() if self._lock.exists() else b""
         stage = self._stages[name]
         stage.save()
         stage.commit()
-        self._done.add(name)
+        self._note(name)
         if time.monotonic() >= self._rest:
             self.write_lock()
 
+    def _tell(self, name: str) -> None:
+        """Let DVC's files tell of a stage that was reproduced.
+
+        DVC empties dvc.lock before it writes it again, which a full disk makes the end of it.
+        """
+        stage = self._stages[name]
+        if stage.is_data_source:  # has a file of its own
+            stage.dump(update_pipeline=False)
+            return
+        self._note(name)
+        self.write_lock()
+
+    def _note(self, name: str) -> None:
+        """Remember that dvc.lock is to tell of a stage."""
+        if self._found is None:
+            self._found = self._lock.read_bytes() if self._lock.exists() else b""
+        self._done.add(name)
+
     def write_lock(self) -> None:
-        """Tell dvc.lock of all cells that are finished.
+        """Tell dvc.lock of all stages that are finished.
 
         It is made from what it was at first, so that cells come in the order of ``dvc repro``
         whichever ended first; and put in place whole.
+
+        Raises:
+            OSError: it cannot be written; it stays as it was then.
         """
         from dvc.dvcfile import Lockfile
 
@@ -156,11 +180,12 @@ class Project:
         started = time.monotonic()
         beside = Path(self._repo.tmp_dir, f"{self._lock.name}.{os.getpid()}")
         try:
-            if self._found:
-                beside.write_bytes(self._found)
-            made = [stage for name, stage in self._stages.items() if name in self._done]
-            Lockfile(self._repo, str(beside)).dump_stages(made)
-            os.replace(beside, self._lock)
+            with naming(self._lock, beside):
+                if self._found:
+                    beside.write_bytes(self._found)
+                made = [stage for name, stage in self._stages.items() if name in self._done]
+                Lockfile(self._repo, str(beside)).dump_stages(made)
+                os.replace(beside, self._lock)
         finally:
             beside.unlink(missing_ok=True)
         self._written = len(self._done)
@@ -169,8 +194,6 @@ class Project:
 
     @property
     def _lock(self) -> Path:
-        from dvc.dvcfile import LOCK_FILE
-
         return Path(self._repo.root_dir, LOCK_FILE)
 
 
@@ -179,7 +202,7 @@ def opened() -> Iterator[Project]:
     """The project in this folder; no other DVC command comes between until it is left.
 
     Raises:
-        InputError: there is no project, its dvc.yaml is wrong, or DVC is at work in it.
+        InputError: there is no project, its dvc.yaml or dvc.lock is wrong, or DVC is at work in it.
     """
     from dvc.exceptions import DvcException
     from dvc.lock import LockError
@@ -188,6 +211,7 @@ def opened() -> Iterator[Project]:
 
     with ExitStack() as stack:
         stack.enter_context(set_loggers_level(logging.WARNING))
+        mend()
         try:
             repo = stack.enter_context(Repo("."))
             stack.enter_context(lock_repo(repo))
@@ -195,8 +219,31 @@ def opened() -> Iterator[Project]:
         except LockError:
             raise InputError(BUSY) from None
         except DvcException as error:
-            raise InputError(f"dvc.yaml: {error}") from None
+            raise InputError(wrong_files(error)) from None
         yield project
+
+
+def mend() -> None:
+    """Remove what a full disk left half of, and DVC would never get past: its list of files in use.
+
+    That list is of the commands at work, and none of them can read it either.
+    """
+    try:
+        json.loads(IN_USE.read_bytes())
+    except ValueError:
+        IN_USE.unlink(missing_ok=True)
+    except OSError:  # there is none
+        pass
+
+
+def wrong_files(error: DvcException) -> str:
+    """Which of DVC's files is wrong, in a line, and what to do."""
+    if LOCK_FILE not in str(error):
+        return f"dvc.yaml: {error}"
+    return (
+        f"{LOCK_FILE}: is damaged, as a full disk may leave it; git checkout {LOCK_FILE}, or "
+        "remove it: what is finished comes back from DVC's run cache"
+    )
 
 
 def _cells(graph: Any, order: list[Any]) -> dict[str, Cell]:

@@ -9,7 +9,7 @@ import csv
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline import recipes
 from pipeline.data.items import printable
@@ -19,6 +19,7 @@ from pipeline.params import (
     PARAMS_FILE,
     Params,
     Source,
+    Task,
     nearest,
     parse,
     plain,
@@ -43,12 +44,18 @@ WATCHED = {
     "data.exact_duplicates": "error",
     "data.near_duplicates": "warn",
     "data.shuffle_labels": "false",
+    "model.dropout": "null",
     "compare.budget": "own",
     "training.passes": "null",
     "training.rule": "val_loss",
     "training.augmentation": "{flip: false}",
     "weights.file": "pretrained",
 }
+DATA_FILE = Path("data.dvc")
+UNTRACKED = (
+    "DVC does not track data/, and experiments in other folders and other machines would go "
+    "without; run 'dvc add data'"
+)
 OWN_ARCHITECTURES = ("small", "bvlc_alexnet", "koch", "drawings")  # as models.architectures.OWN
 CLASS_LAYOUTS = ("folders", "lists", "csv")  # those that classification has too
 # where a compared method's block shows that it learns the other task, by recipe and task asked for
@@ -88,6 +95,7 @@ def load(path: Path | str = PARAMS_FILE, files: bool = True) -> Params:
     """
     source = read(path)
     params = parse(Params, plain(source.tree), source)
+    _check_recipes(params, source)
     for method, block in params.methods.items():
         if not METHOD_NAME.match(method):
             problem = "a method's name is up to 100 small letters, digits and _, after a letter"
@@ -203,8 +211,28 @@ def _check_data(params: Params, source: Source) -> None:
         raise source.error(("data", "splits"), "val and test together must be less than 1")
 
 
+def _check_recipes(params: Params, source: Source) -> None:
+    """Refuse compared recipes that are for the other task, whatever the settings they may lack."""
+    for method in params.compare.methods:
+        block = params.methods.get(method, {})
+        task = _task_of(block.get("recipe"))
+        if task not in (None, params.task):
+            problem = f"{block['recipe']} is for task: {task}; {RECIPE_OF[params.task]}"
+            raise source.error(("methods", method, "recipe"), problem)
+
+
+def _task_of(recipe: Any) -> Task | None:
+    """The one task of a recipe; None: its settings say which, or there is no such recipe."""
+    if recipe not in recipes.names():
+        return None
+    try:
+        return recipes.load(recipe).model_construct().task
+    except AttributeError:  # it looks for a setting
+        return None
+
+
 def _check_task(params: Params, source: Source) -> None:
-    """Refuse what only the other task has, and methods that learn the other, where compared."""
+    """Refuse what only the other task has, and settings that learn the other, where compared."""
     check = _check_verification if params.task == "verification" else _check_classification
     check(params, source)
     for method in params.compare.methods:
@@ -342,10 +370,24 @@ def _check_files(params: Params, source: Source) -> None:
         raise source.error(("weights", "file"), problem)
 
 
+def untracked_data() -> str | None:
+    """What is wrong with data.dvc, and what to do, where DVC would not bring ``data/`` along."""
+    data, there = Path("data").exists(), DATA_FILE.exists()
+    if not there and not data:
+        return "is not there, nor is data/; put your images into data/, then run 'dvc add data'"
+    if not there:
+        return f"is not there, so {UNTRACKED}"
+    try:
+        outs = [out["path"] for out in read(DATA_FILE).tree["outs"]]
+    except (InputError, KeyError, TypeError):
+        return "is no file of DVC; remove it, put your images into data/ and run 'dvc add data'"
+    return None if "data" in outs else f"does not name data, so {UNTRACKED}"
+
+
 def own_data_in_embedded_store() -> bool:
     """Whether data.dvc would push a user's images into the store that is part of the project."""
     try:
-        (tracked,) = read("data.dvc").tree["outs"]
+        (tracked,) = read(DATA_FILE).tree["outs"]
         stored = f"dvcstore/files/md5/{tracked['md5'][:2]}/{tracked['md5'][2:]}"
         return tracked.get("remote") == "embedded" and not Path(stored).exists()
     except (InputError, KeyError, TypeError, ValueError):
@@ -374,12 +416,14 @@ def main() -> None:
             "or name the folder or .zip that holds them",
             file=sys.stderr,
         )
+    if problem := untracked_data():
+        print(f"warning: {DATA_FILE}: {problem}", file=sys.stderr)
     if problem := positive_is_unknown(params):
         problem += ", unless data changed since; the report would fail"
         print(f"warning: {PARAMS_FILE}: compare.positive: {problem}", file=sys.stderr)
     if own_data_in_embedded_store():
         print(
-            "warning: data.dvc: these are not the embedded images, but dvc push would put them "
+            f"warning: {DATA_FILE}: these are not the embedded images, but dvc push would put them "
             "into dvcstore/; remove the line 'remote: embedded' from data.dvc",
             file=sys.stderr,
         )

@@ -1,10 +1,28 @@
-"""The one error that is the user's to mend, and how a command shows it."""
+"""The errors that are the user's to mend, and how a command shows them."""
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NoReturn, TextIO
 
+MENDS = {  # what the file system refuses, and what to do
+    errno.ENOSPC: "make room on that disk",
+    errno.EDQUOT: "make room within your quota on that disk",
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f)",
+    errno.EROFS: "make that disk writable",
+    errno.EACCES: "give yourself the right to it",
+    errno.EPERM: "give yourself the right to it",
+    errno.EIO: "check that disk",
+}
+# in an address: a user with a password, also where its end was cut off, and a query
+_USER = re.compile(r"(?<=://)(?:[^/\s@'\"]*@|[^\s:/@'\"]+:(?!\d+(?:[^\w%…]|$))[^\s/@'\"]*)")
+_QUERY = re.compile(r"(\w://[^\s'\"?]*)\?[^\s'\"]*")
 LONGEST = 1000  # characters of a line that are shown
 LAST = 300  # of these at its end, where it says what would be right
 
@@ -25,17 +43,78 @@ class InputError(Exception):
 
 
 def command(work: Callable[[], None]) -> None:
-    """Run ``work`` as a program; an InputError becomes one line and exit status 1."""
+    """Run ``work`` as a program; what the user can mend becomes one line and exit status 1.
+
+    That is an InputError, and a file that cannot be written or read (``refusal``).
+    """
     try:
         work()
+        sys.stdout.flush()  # it may be a file, on a full disk
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        _fail(str(error))
+    except OSError as error:
+        told = refusal(error)
+        if told is None:
+            raise
+        _fail(told)
     except KeyboardInterrupt:
         sys.exit(130)
 
 
+def refusal(error: OSError) -> str | None:
+    """What the file system refuses and what to do about it, in a line; None: nothing of ``MENDS``.
+
+    What has no name is the output of the program itself; see ``naming``.
+    """
+    if error.errno not in MENDS:
+        return None
+    return _line(
+        f"{error.filename or 'output'}: {os.strerror(error.errno)}; {MENDS[error.errno]}, then "
+        "run the same command again"
+    )
+
+
+@contextmanager
+def naming(path: Path | str, beside: Path | str | None = None) -> Iterator[None]:
+    """Let errors of the file system name ``path``, where writing names nothing.
+
+    Args:
+        path: the file or folder that is meant.
+        beside: what is written in its stead until it is whole; its name is replaced, too.
+    """
+    try:
+        yield
+    except OSError as error:
+        named = error.filename
+        if named is None or (beside is not None and Path(str(named)).is_relative_to(beside)):
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+def _fail(line: str) -> NoReturn:
+    with suppress(OSError):  # then the status alone tells
+        print(f"error: {line}", file=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        _let_go(stream)
+    sys.exit(1)
+
+
+def _let_go(stream: TextIO) -> None:
+    """Drop what a stream cannot take; Python would try once more at its end, with a traceback."""
+    try:
+        stream.flush()
+    except OSError:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())
+
+
+def without_passwords(text: str) -> str:
+    """Text whose addresses have neither user nor query."""
+    return _QUERY.sub(r"\1", _USER.sub("", text)) if "://" in text else text
+
+
 def _line(text: str) -> str:
+    text = without_passwords(text)
     if len(text) > LONGEST:
         text = f"{text[: LONGEST - LAST]} … {text[-LAST:]}"
     if text.isprintable():

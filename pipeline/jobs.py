@@ -21,7 +21,7 @@ import filelock
 
 from pipeline import check
 from pipeline.cells import Cell, Project, opened
-from pipeline.errors import InputError, command
+from pipeline.errors import InputError, command, refusal
 from pipeline.params import Params, Runtime
 from pipeline.workers import Ended, Workers
 
@@ -91,7 +91,7 @@ class Pool:
         try:
             state = self._project.begin(cell.name)
         except (DvcException, OSError) as error:
-            self._fail(cell.name, str(error))
+            self._fail(cell.name, _told(error))
             return
         if state == "stale":
             self._start(cell)
@@ -110,7 +110,10 @@ class Pool:
         # as DVC sets them for a command
         root = os.environ.get("DVC_ROOT", self._project.root)
         environment = {"DVC_ROOT": root, "DVC_STAGE": cell.name}
-        self._workers.start(cell.name, cell.module, cell.arguments, environment)
+        try:
+            self._workers.start(cell.name, cell.module, cell.arguments, environment)
+        except OSError as error:
+            self._fail(cell.name, _told(error))
 
     def _take(self, ended: Ended) -> None:
         from dvc.exceptions import DvcException
@@ -125,7 +128,7 @@ class Pool:
         try:
             self._project.finish(ended.name)
         except (DvcException, OSError) as error:
-            self._fail(ended.name, str(error))
+            self._fail(ended.name, _told(error))
             return
         self._there.add(ended.name)
         self._counts["run"] += 1
@@ -253,6 +256,11 @@ def _report(pool: Pool, left: list[str]) -> None:
         "same command goes on from there"
     )
     print("\n".join(lines), file=sys.stderr, flush=True)
+
+
+def _told(error: Exception) -> str:
+    """What went wrong, in words of ours where it is the file system that refused."""
+    return (isinstance(error, OSError) and refusal(error)) or str(error)
 
 
 def _why(ended: Ended) -> str:

@@ -23,7 +23,7 @@ from pipeline.params import Params, nearest
 from pipeline.records import RunId, write_table
 from pipeline.tasks import runs
 from pipeline.training import runtime
-from pipeline.training.loop import fit
+from pipeline.training.loop import SMALLER_BATCHES, fit
 from pipeline.training.optimizers import make_optimizer
 from pipeline.training.phase import Phase, Solve
 from pipeline.training.run import Run
@@ -190,7 +190,10 @@ def main() -> None:
     params = check.load()
     run = _run(params, given.method, given.shots, given.seed)
     phase, device = find_phase(params, run, given.phase)
-    found = sweep(phase, device, params.runtime.precision, given.lowest, given.highest, given.steps)
+    with runtime.in_one_line(f"{run.name}: {phase.name}", SMALLER_BATCHES):
+        found = sweep(
+            phase, device, params.runtime.precision, given.lowest, given.highest, given.steps
+        )
     path = FOLDER / f"{run.name}-{phase.name}"
     write_table(
         path.with_suffix(".csv"),

@@ -137,8 +137,9 @@ class Pairs(Block):
 class Model(Block):
     """The network: one of our own, such as ``small``, or a torchvision classification architecture.
 
-    In verification, the encoding of a validation or test image is the mean over ``views`` of it:
-    as it is, and slightly turned, shrunk or stretched (``pipeline.models.views``).
+    In verification, a trained network's encoding of an image is the mean over ``views`` of it: as
+    it is, and slightly turned, shrunk or stretched (``pipeline.tasks.verification.views``). No
+    training goes by them.
     """
 
     architecture: str

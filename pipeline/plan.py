@@ -9,11 +9,13 @@ import functools
 import sys
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline import check, jobs, recipes
+from pipeline.cells import mend, wrong_files
 from pipeline.errors import InputError, command
 from pipeline.params import PARAMS_FILE, Block, Optimizer, Params
 from pipeline.recipes.breakdown import Encoder
@@ -56,10 +58,15 @@ class Drawn(NamedTuple):
 
 def stale_runs(params: Params) -> list[RunId]:
     """The runs of ``compare`` that DVC would train, all of them if what they stand on changed."""
+    from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
-    with Repo(".") as repo:
-        stale = {str(n): why for n, why in repo.status().items() if why != ["always changed"]}
+    mend()
+    try:
+        with Repo(".") as repo:
+            stale = {str(n): why for n, why in repo.status().items() if why != ["always changed"]}
+    except DvcException as error:
+        raise InputError(wrong_files(error)) from None
     runs = runs_of(params.compare)
     for name, why in stale.items():
         if (name in UPSTREAM and not _only_other_runs(why)) or name.endswith(".dvc"):
@@ -253,9 +260,10 @@ def count(params: Params) -> Counts:
     """
     summary = Path("prepared/summary.json")
     if summary.exists():
-        counted = read_json(summary)
-        if ("classes" in counted["splits"]["train"]) == (params.task == "verification"):
-            return _count_prepared(params, counted)  # else it is of the other task
+        with suppress(KeyError, TypeError, ValueError):  # it is of another form: not of today
+            counted = read_json(summary)
+            if ("classes" in counted["splits"]["train"]) == (params.task == "verification"):
+                return _count_prepared(params, counted)  # else it is of the other task
     return _count_raw(params)
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from pipeline import check
 from pipeline.errors import InputError, command
 from pipeline.params import Params
-from pipeline.records import RunId, read_json, runs_of
+from pipeline.records import RunId, read_record, runs_of
 from pipeline.tasks import answers
+from pipeline.training.runtime import in_one_line
 
 
 def find_run(params: Params, method: str, shots: str | None, seed: int | None) -> RunId:
@@ -59,9 +60,10 @@ def main() -> None:
     given = parser.parse_args()
     params = check.load()
     run = find_run(params, given.method, given.shots, given.seed)
-    task = read_json(run.folder / "record.json")["parameters"]["task"]
-    for cells in answers.BY_TASK[task].say(params, run, given.images, given.gallery):
-        print("\t".join(cells))
+    task = read_record(run.folder)["parameters"]["task"]
+    with in_one_line(run.name):
+        for cells in answers.BY_TASK[task].say(params, run, given.images, given.gallery):
+            print("\t".join(cells))
 
 
 if __name__ == "__main__":

@@ -8,15 +8,20 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import InputError, naming
+
 PROJECT_FILE = "dvc.yaml"
 CHECKPOINTS = ".checkpoints"  # in the project's folder
 RECORD_VERSION = 1
+REMAKE = "make it anew with 'dvc repro'"
+# How outputs end that differ from one time to the next; all others are the same bytes again.
+TIMED = ("timing.json", "costs.csv", "index.html", "report.md")
 BUFFER = 1 << 20  # bytes of a table that are written at once
 PAIRS = "pairs"  # the set of trials that are pairs; every other set consists of episodes
 OFFICIAL = "official"  # the set of episodes that are given, not drawn
@@ -119,10 +124,12 @@ def whole_or_none(path: Path | str) -> Iterator[Path]:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     clear_halves(path)
     try:
-        yield beside
-        os.replace(beside, path)
+        with naming(path, beside):
+            yield beside
+            os.replace(beside, path)
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):  # it was moved, or cannot have been made
+            beside.unlink()
 
 
 def clear_halves(path: Path) -> None:
@@ -162,6 +169,42 @@ def read_json(path: Path | str) -> dict[str, Any]:
     """Read a JSON object."""
     content: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
     return content
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The ``record.json`` of a run, or of a part of one, in its folder.
+
+    Raises:
+        InputError: it is missing or unreadable, or has another version.
+    """
+    path = folder / "record.json"
+    try:
+        record = read_json(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file; {REMAKE}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: no readable JSON ({error}): {REMAKE}") from None
+    check_version(path, record)
+    return record
+
+
+def check_version(path: Path, record: Any) -> None:
+    """InputError if a record is of another form than is written today."""
+    version = record.get("version") if isinstance(record, dict) else None
+    if version != RECORD_VERSION:
+        raise InputError(f"{path}: version is {version}, not {RECORD_VERSION}: {REMAKE}")
+
+
+def places_of(path: Path | str, header: Sequence[str], wanted: Sequence[str]) -> list[int]:
+    """Where columns stand in the header of a table that we wrote.
+
+    Raises:
+        InputError: one is missing, as in a table of another form.
+    """
+    missing = [name for name in wanted if name not in header]
+    if missing:
+        raise InputError(f"{path}: column '{missing[0]}' is missing: {REMAKE}")
+    return [header.index(name) for name in wanted]
 
 
 def write_table(path: Path | str, rows: Iterable[Sequence[Any]], header: Sequence[str]) -> None:

@@ -20,7 +20,10 @@ from multiprocessing.context import ForkServerProcess
 from multiprocessing.forkserver import ensure_running, set_forkserver_preload
 from pathlib import Path
 
+from pipeline.errors import naming
+
 GRACE = 1.5  # seconds that a process gets to end in, when it is told to
+ROOM = 1 << 16  # bytes for what a process prints, to have them should the disk become full
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
@@ -111,10 +114,14 @@ class Workers:
             module: what is run.
             arguments: of its command line.
             environment: variables to set, beside those of this process.
+
+        Raises:
+            OSError: there is no room for what it prints.
         """
         self.warm()
         self._folder.mkdir(parents=True, exist_ok=True)
         out, err = (self._folder / f"{name}.{kind}" for kind in ("out", "err"))
+        _take_room(out, err)
         place = min(set(range(self._number)) - {running.place for running in self._running})
         process = self._context.Process(
             target=_work,
@@ -169,13 +176,23 @@ def _ended(running: _Running) -> Ended:
     return Ended(running.name, status, _taken(running.out), _taken(running.err), seconds)
 
 
+def _take_room(*paths: Path) -> None:
+    """Make files of ``ROOM`` bytes, all of them or none."""
+    try:
+        for path in paths:
+            with naming(path):
+                path.write_bytes(bytes(ROOM))
+    except OSError:
+        for path in paths:
+            path.unlink(missing_ok=True)
+        raise
+
+
 def _taken(path: Path) -> str:
-    """A file's text; the file is gone then."""
-    if not path.exists():
-        return ""
+    """A file's text, without what is left of its room; the file is gone then."""
     text = path.read_text(encoding="utf-8", errors="replace")
     path.unlink()
-    return text
+    return text.rstrip("\0")
 
 
 def _work(
@@ -184,7 +201,7 @@ def _work(
     """What ``python -m`` does, in a process that was just forked."""
     os.environ.update(environment)
     for stream, path in ((sys.stdout, out), (sys.stderr, err)):
-        with path.open("wb") as file:
+        with path.open("r+b") as file:
             os.dup2(file.fileno(), stream.fileno())
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     sys.argv = [module, *arguments]

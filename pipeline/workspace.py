@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -50,7 +51,7 @@ KEPT = re.compile(r"kept\.(\d+)\.(.+)")  # keys of the encoders beside the best
 CHECKPOINT_VERSION = 1
 CODE = (  # of training; that of the stage itself is added
     *("data", "models", "recipes", "tasks", "training"),
-    *("evaluation/decisions.py", "params.py", "records.py", "workspace.py"),
+    *("params.py", "records.py", "workspace.py"),
 )
 LIBRARIES = ("pytorch-metric-learning", "scikit-learn", "scipy", "torchvision")
 GRADIENT_COLUMNS = ("phase", "epoch", "layer", "norm")
@@ -125,6 +126,22 @@ def new_network(params: Params, classes: int, seed: int) -> tuple[nn.Module, set
         runtime.stream_seed(seed, "initialisation"),
     )  # fmt: skip
     return network, architectures.classifier_keys(name, data.channels, data.image_size)
+
+
+def check_room(folder: Path, module: nn.Module) -> None:
+    """Refuse, before it is trained, what could not be written after.
+
+    Raises:
+        InputError: the disk of ``folder`` has less room than the module takes.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    needed = sum(tensor.nbytes for tensor in module.state_dict().values())
+    room = shutil.disk_usage(folder).free
+    if room < needed:
+        raise InputError(
+            f"{folder}: needs {needed / 1e6:,.1f} MB for what is to be trained, but its disk has "
+            f"{room / 1e6:,.1f} MB left; make room there, then run the same command again"
+        )
 
 
 def within_budget(params: Params, recipe: AnyRecipe, made: Run) -> AnyRecipe:
@@ -207,20 +224,17 @@ def train(
     """
     results: list[Result] = []
     while not results or results[-1].status != "diverged":
-        phase = None
-        try:
-            phase = next(phases, None)  # latents of a frozen part are computed here
-            if phase is None:
-                break
-            checkpoint.begin()
-            done = checkpoint.phase_is_finished
-            if checkpoint.known and not done:
-                epochs = len(checkpoint.known["result"]["history"])
-                print(f"{phase.name}: goes on after epoch {epochs}, from a checkpoint")
-            with nullcontext(_no_log) if done else follow(phase) as log:
-                results.append(fit(phase, device, precision, log, checkpoint))
-        except torch.cuda.OutOfMemoryError:
-            raise InputError(_too_large(phase, device)) from None
+        with runtime.in_one_line("latents of a frozen part"):  # they are computed here
+            phase = next(phases, None)
+        if phase is None:
+            break
+        checkpoint.begin()
+        done = checkpoint.phase_is_finished
+        if checkpoint.known and not done:
+            epochs = len(checkpoint.known["result"]["history"])
+            print(f"{phase.name}: goes on after epoch {epochs}, from a checkpoint")
+        with nullcontext(_no_log) if done else follow(phase) as log:
+            results.append(fit(phase, device, precision, log, checkpoint))
     return results
 
 
@@ -228,23 +242,15 @@ def _no_log(row: dict[str, Any]) -> None:
     """Of a phase that is not followed."""
 
 
-def _too_large(phase: Phase | Solve | None, device: torch.device) -> str:
-    where = f"out of memory on {runtime.device_name(device)}"
-    if not isinstance(phase, Phase):
-        return f"{where} with the latents of all images; lower data.image_size or compare.shots"
-    size = phase.settings.batch_size or "training.batch_size"
-    return (
-        f"{phase.name}: {where} with batches of {size}; lower batch_size or data.image_size, or "
-        "use bf16"
-    )
-
-
 def asked(params: Params, recipe: Recipe) -> dict[str, Any]:
-    """The parameters that a run's results go by."""
+    """The parameters that a run's training goes by."""
+    model = params.model.model_dump()
+    if params.task == "verification":
+        del model["views"]  # answers alone go by them, and the test records them
     return {
         "method": recipe.model_dump(),
         "task": params.task,
-        "model": params.model.model_dump(),
+        "model": model,
         "training": recorded_training(params),
         "data": {"image_size": params.data.image_size, "channels": params.data.channels},
         "runtime": params.runtime.model_dump(),
@@ -259,16 +265,13 @@ def record(
     inputs: dict[str, str],
     phases: Sequence[dict[str, Any]],
     reason: str,
-    outcome: dict[str, Any] | None = None,
+    metrics: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """``record.json``: what was asked and what became of it; nothing that differs by the hour.
 
-    ``outcome`` is what the task adds; its ``metrics`` join those of every run that was finished.
+    A run that diverged has none of ``metrics``, which the task adds.
     """
-    added = dict(outcome or {})
-    metrics = {"cost/images_seen": sum(phase["images_seen"] for phase in phases)}
-    found = added.pop("metrics", {})
-    metrics |= {} if reason else found
+    found = {"cost/images_seen": sum(phase["images_seen"] for phase in phases)}
     return {
         "version": RECORD_VERSION,
         "method": run.method,
@@ -280,12 +283,11 @@ def record(
         "classes": made.classes,
         "parameters": asked(params, recipe),
         "phases": list(phases),
-        "metrics": metrics,
+        "metrics": found if reason else {**found, **(metrics or {})},
         "inputs": inputs,
         "versions": runtime.versions(),
         "device": runtime.device_name(made.device),
         "threads": params.runtime.threads,
-        **added,
     }
 
 

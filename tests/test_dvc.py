@@ -367,6 +367,7 @@ VERIFIED = HEADS | {f"encoder@breakdown-all-{seed}" for seed in SEEDS} | {
     for stage in ("baseline", "test_baseline") for method in ("siamese", "features")
     for seed in SEEDS
 }  # fmt: skip
+TESTS = {name for name in VERIFIED if name.startswith("test_")}
 SCORES = {
     f"test/{score}" for score in ("accuracy", "roc_auc", "eer", "tar_at_far_0.01",
                                   "tar_at_far_0.001", "3_way_1_shot_accuracy")
@@ -439,12 +440,25 @@ def test_settings_of_pairs_matter_where_they_change_the_lists(people):
     edit(people, pairs__per_image=4)  # the layout lists the pairs, so none are drawn
     # the report says what was asked
     assert stages_run(call(people, "dvc", "repro")) == {"prepare", "evaluate", "publish"}
+
+
+def test_episodes_and_views_train_nothing(people):
+    before = mlflow_runs(people)
     edit(people, pairs__episodes=[{"ways": 2, "count": 8}])
     call(people, "dvc", "repro", "prepare")
     changed = json.loads(call(people, "dvc", "status", "--json").splitlines()[0])
-    assert changed.keys() == VERIFIED | {"evaluate", "publish"}
+    assert changed.keys() == TESTS | {"evaluate", "publish"}
     edit(people, pairs__episodes=[{"ways": 3, "count": 8}])
     assert stages_run(call(people, "dvc", "repro")) == {"publish"}
+    edit(people, model__views=7)
+    assert stages_run(call(people, "dvc", "repro")) == TESTS | {"evaluate", "publish"}
+    known = {run["id"] for run in before}
+    fresh = [run for run in mlflow_runs(people) if run["id"] not in known]
+    assert len(fresh) == len(METHODS) * len(SEEDS)  # beside those of one view
+    assert {run["params"]["model.views"] for run in fresh} == {"7"}
+    edit(people, model__views=1)
+    assert stages_run(call(people, "dvc", "repro")) == {"publish"}
+    assert len(mlflow_runs(people)) == len(before) + len(fresh)
 
 
 def test_a_forced_rerun_of_verification_gives_the_same_bytes(people):

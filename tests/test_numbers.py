@@ -6,11 +6,14 @@ Each ends in defined results or in one line that names the file; never in a sile
 from __future__ import annotations
 
 import csv
+import errno
 import io
+import itertools
 import json
 import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline import check, recipes
 from pipeline.errors import InputError
 from pipeline.params import Params
 from pipeline.records import (
@@ -31,8 +35,14 @@ from pipeline.records import (
     write_table,
 )
 from pipeline.report import figures
+from pipeline.stages import common
 from pipeline.stages.evaluate import evaluate
+from pipeline.training import checkpoints
+from pipeline.training.checkpoints import Checkpoint
 from pipeline.training.divergence import reason
+from pipeline.training.loop import fit, snapshot
+from pipeline.training.phase import Phase
+from tests.digits import make_run
 from tests.report.fake_runs import (
     CLASSES,
     fake_params,
@@ -45,6 +55,7 @@ NUMBERS = ("value", "difference", "low", "high", "p_value", "seconds", "norm")
 PANEL = figures.Panel("accuracy-n5", "accuracy", "Accuracy", "<svg></svg>\n")
 ONE_CLASS = "{} give every test image one class, whatever it shows"
 RUN = RunId("breakdown", 5, 0)
+CPU = torch.device("cpu")
 IMAGE_COLUMNS = ("row", "image", "label", "class", "split", "group")
 
 
@@ -408,3 +419,145 @@ DIVERGED = [
 def test_a_divergence_names_epoch_batch_and_cause(given, said):
     epoch, of, values, start = given
     assert reason("head", epoch, of, values, 0.5, start) == said
+
+
+# Out of memory
+
+
+HOST = (
+    "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you "
+    "tried to allocate 549755813888 bytes. Error code 12 (Cannot allocate memory)"
+)
+DEVICE = (
+    "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 139.72 GiB of "
+    "which 3.10 GiB is free. Including non-PyTorch memory, this process has …"
+)
+CUBLAS = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+SHORT = {
+    "of PyTorch on the host": RuntimeError(HOST),
+    "of PyTorch on the device": torch.OutOfMemoryError(DEVICE),
+    "of CUDA itself": RuntimeError("CUDA error: out of memory"),
+    "of cuBLAS": RuntimeError(CUBLAS),
+    "of Python": MemoryError(),
+    "of NumPy": MemoryError("Unable to allocate 1.00 TiB for an array with shape (1099511627776,)"),
+    "of a mapped file": OSError(errno.ENOMEM, "Cannot allocate memory"),
+}
+
+
+def raising(error: BaseException, after: int = 0) -> Callable[..., Any]:
+    """A function that raises at its call number ``after``, counted from 0."""
+    calls = itertools.count()
+
+    def function(*given: Any) -> Any:
+        if next(calls) >= after:
+            raise error
+        return {"val/loss": torch.tensor(1.0), "val/accuracy": torch.tensor(1.0)}
+
+    return function
+
+
+def a_phase() -> Phase:
+    """Six batches of three images an epoch, for two epochs."""
+    recipe = recipes.of({"recipe": "finetune", "epochs": 2, "lr": 0.01})
+    (phase,) = recipe.phases(make_run(classes=3, per_class=6, batch_size=3))
+    return phase
+
+
+def said_by(work: Callable[[], Any]) -> str:
+    with pytest.raises(InputError) as error:
+        work()
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("error", SHORT.values(), ids=SHORT)
+def test_out_of_memory_names_the_batch_and_what_to_change(error):
+    phase = replace(a_phase(), loss=raising(error))
+    said = said_by(lambda: fit(phase, CPU, "fp32"))
+    assert said.startswith("end_to_end: epoch 1, a batch of 3 images: out of memory")
+    for key in ("training.batch_size", "model.architecture", "data.image_size",
+                "runtime.precision: bf16", "data.placement: streamed"):  # fmt: skip
+        assert key in said
+
+
+@pytest.mark.parametrize("error", SHORT.values(), ids=SHORT)
+def test_out_of_memory_in_validation_blames_no_batch(error):
+    phase = replace(a_phase(), validate=raising(error, after=1))
+    said = said_by(lambda: fit(phase, CPU, "fp32"))
+    assert said.startswith("end_to_end: validation after epoch 2: out of memory")
+    assert "batch" not in said and "data.image_size" in said
+
+
+def test_out_of_memory_of_a_phase_solved_in_closed_form():
+    run = make_run()
+    frozen = {"recipe": "features", "latent": "embedding", "head": {"kind": "svm"}}
+    (phase,) = recipes.of(frozen).phases(run)
+    said = said_by(lambda: fit(replace(phase, solve=raising(MemoryError())), CPU, "fp32"))
+    assert said.startswith(f"{phase.name}: out of memory; ") and "compare.shots" in said
+
+
+def test_the_memory_that_is_really_not_there():
+    """Errors as PyTorch and NumPy raise them, not as they are imitated above."""
+    for ask in (lambda batch: torch.empty(1 << 55), lambda batch: np.empty(1 << 60, np.uint8)):
+        said = said_by(lambda ask=ask: fit(replace(a_phase(), loss=ask), CPU, "fp32"))
+        assert "out of memory (" in said and "llocate" in said
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("expected scalar type Float"), OSError(errno.ENOENT, "no"), ValueError("no")],
+)
+def test_other_errors_stay_what_they_are(error):
+    with pytest.raises(type(error)) as raised:
+        fit(replace(a_phase(), loss=raising(error)), CPU, "fp32")
+    assert raised.value is error
+
+
+def test_a_run_out_of_memory_leaves_nothing_and_goes_on_from_its_checkpoint(monkeypatch):
+    """The epochs before are kept; with the memory there, the rerun is as if nothing had been."""
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoints, "SHARE", 1e9)
+    expected = fit(phase := a_phase(), CPU, "fp32"), snapshot(phase.module)
+    phase = a_phase()
+    short = replace(phase, validate=raising(MemoryError(), after=1))
+    kept = Checkpoint(Path("kept"), CPU)
+    kept.begin()
+    with pytest.raises(InputError):
+        fit(short, CPU, "fp32", checkpoint=kept)
+    assert list(Path("kept").iterdir()) == [Path("kept/1.safetensors")]
+    again = Checkpoint(Path("kept"), CPU)
+    again.begin()
+    phase = a_phase()
+    result = fit(phase, CPU, "fp32", checkpoint=again)
+    assert len(result.history) == len(expected[0].history) == 2
+    assert result.history[1]["train/loss"] == expected[0].history[1]["train/loss"]
+    assert all(of.equal(expected[1][key]) for key, of in phase.module.state_dict().items())
+
+
+def test_an_operation_without_a_deterministic_form_is_named():
+    """As torch raises it; on a CPU there is hardly any."""
+
+    def scatter(batch: Any) -> torch.Tensor:
+        return torch.zeros(4).put_(torch.tensor([0]), torch.tensor([1.0]))
+
+    said = said_by(lambda: fit(replace(a_phase(), loss=scatter), CPU, "fp32"))
+    assert said.startswith("end_to_end: epoch 1, a batch of 3 images: put_ has no deterministic")
+    assert "model.architecture" in said and "runtime.device: cpu" in said
+
+
+@pytest.mark.parametrize("stage", ["test", "weights"])
+def test_out_of_memory_in_a_stage_is_one_line_and_status_1(stage, monkeypatch, capsys):
+    """Whatever it was at: loading images, latents, answers for the test split."""
+    monkeypatch.setattr(check, "load", fake_params)
+    monkeypatch.setattr(check, "check_models", lambda *_, **__: None)
+    monkeypatch.setattr(common, "_end_with_parent", lambda: None)
+    run = RunId("breakdown", 5, 0)
+    arguments = [run.method, str(run.shots), str(run.seed)] if stage == "test" else []
+    monkeypatch.setattr("sys.argv", [f"{stage}.py", *arguments])
+    work = raising(torch.OutOfMemoryError(DEVICE))
+    with pytest.raises(SystemExit) as ended:
+        common.main_run(work) if stage == "test" else common.main(work)
+    assert ended.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    at = run.name if stage == "test" else stage
+    assert line.startswith(f"error: {at}: out of memory (CUDA out of memory); lower data.image_siz")

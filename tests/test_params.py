@@ -337,6 +337,7 @@ pairs:
   episodes: []
 model:
   architecture: small
+  dropout: null
 weights:
   from: none
   file: pretrained
@@ -388,6 +389,31 @@ def changed(text, *changes):
 
 def test_a_method_of_the_other_task_may_stand_there_uncompared(tmp_path):
     assert load(tmp_path, VERIFICATION).methods["classifier"]["recipe"] == "finetune"
+
+
+@pytest.mark.parametrize("recipe", sorted({*recipes.names()} - {"breakdown", "features"}))
+@pytest.mark.parametrize("task", ["classification", "verification"])
+def test_a_recipe_of_the_other_task_is_named_before_the_keys_it_lacks(tmp_path, task, recipe):
+    base, others = {
+        "classification": (CLASSIFIES, "baselines: [classifier]"),
+        "verification": (VERIFICATION, "baselines: [siamese, features]"),
+    }[task]
+    more = others.replace("]", ", bare]")
+    text = changed(
+        base, (others, more), ("methods:\n", f"methods:\n  bare:\n    recipe: {recipe}\n")
+    )
+    found = message(tmp_path, text)
+    place = f"{line_of(text, f'recipe: {recipe}')}: methods.bare.recipe: {recipe} is for task: "
+    if (recipe == "siamese") == (task == "verification"):
+        assert "is for task" not in found and "is missing" in found  # the keys that it lacks
+    else:
+        assert found.startswith(place) and "set the task" in found
+
+
+@pytest.mark.parametrize("recipe", ["[]", "{}", "null", "7", "nothing", "base"])
+def test_a_recipe_that_is_none_is_named_whatever_the_task(tmp_path, recipe):
+    text = changed(VERIFICATION, ("recipe: siamese", f"recipe: {recipe}"))
+    assert "methods.siamese.recipe: there is no recipe" in message(tmp_path, text)
 
 
 OF_CLASSIFICATION = [
@@ -536,3 +562,40 @@ def test_own_architectures_are_told_from_others_without_torch():
     from pipeline.models import architectures
 
     assert sorted(check.OWN_ARCHITECTURES) == sorted(architectures.OWN)
+
+
+TRACKED = "outs:\n- md5: {md5}.dir\n  path: {path}\n"
+DATA_FILES = {
+    # what lies there: whether data/, and data.dvc; what is said
+    "as it should be": (True, TRACKED.format(md5="0" * 32, path="data"), None),
+    "to be fetched": (False, TRACKED.format(md5="0" * 32, path="data"), None),
+    "never added": (True, None, "is not there, so DVC does not track data/"),
+    "nothing": (False, None, "is not there, nor is data/; put your images into data/, then"),
+    "of another folder": (True, TRACKED.format(md5="0" * 32, path="images"), "does not name data"),
+    "of no output": (True, "outs: []\n", "does not name data"),
+    "empty": (True, "", "is no file of DVC; remove it"),
+    "a list": (True, "- data\n", "is no file of DVC; remove it"),
+    "other keys": (True, "deps:\n- path: data\n", "is no file of DVC; remove it"),
+    "no YAML": (True, "outs: [", "is no file of DVC; remove it"),
+    "a conflict": (True, "<<<<<<< HEAD\nouts:\n=======\n", "is no file of DVC; remove it"),
+}
+
+
+@pytest.mark.parametrize(("data", "file", "said"), DATA_FILES.values(), ids=DATA_FILES)
+def test_data_that_dvc_would_not_bring_along_is_told_of(
+    tmp_path, monkeypatch, capsys, data, file, said
+):
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(PARAMS, encoding="utf-8")
+    Path("pretrained").mkdir()
+    if data:
+        Path("data/target").mkdir(parents=True)
+    if file is not None:
+        Path("data.dvc").write_text(file)
+    check.main()
+    told = [line for line in capsys.readouterr().err.splitlines() if "data.dvc" in line]
+    if said is None:
+        assert told == []
+    else:
+        assert len(told) == 1 and told[0].startswith(f"warning: data.dvc: {said}")
+        assert told[0].count("dvc add data") == 1

@@ -1,5 +1,6 @@
 """Asking a trained run of verification about image files."""
 
+import json
 import zipfile
 from pathlib import Path
 
@@ -21,6 +22,10 @@ from tests.test_params import VERIFICATION
 
 RUN = RunId("siamese", 4, 0)
 THRESHOLD = 0.4
+TESTED = {
+    "asked": {"parameters": {"model": {"views": 1}}, "inputs": {}},
+    "values": {"best/threshold": THRESHOLD},
+}
 
 
 def params_here():
@@ -45,11 +50,11 @@ def verifier(tmp_path, monkeypatch):
     asked = {
         "method": params.methods["siamese"],
         "task": "verification",
-        "model": {"architecture": "small", "views": 1},
+        "model": {"architecture": "small"},
         "data": {"image_size": 8, "channels": 1},
     }
-    record = {"classes": 2, "parameters": asked, "threshold": THRESHOLD}
-    write_json(RUN.folder / "record.json", record)
+    write_json(RUN.folder / "record.json", {"classes": 2, "parameters": asked})
+    write_json(RUN.diagnosis, TESTED)
     write_digits(Path("photos"), [5, 6, 7], 4)
     return made
 
@@ -88,12 +93,25 @@ def test_each_two_images_are_the_same_or_different(verifier, monkeypatch, capsys
         assert float(line[3]) == pytest.approx(expected, abs=1e-4)
 
 
-def test_views_are_those_of_the_record(verifier, monkeypatch, capsys):
+def test_views_are_those_of_the_test(verifier, monkeypatch, capsys):
     digits = sorted(Path("photos").rglob("*.png"))[:2]
     plainly = say(monkeypatch, capsys, *digits)
-    text = (RUN.folder / "record.json").read_text()
-    (RUN.folder / "record.json").write_text(text.replace('"views": 1', '"views": 7'))
+    RUN.diagnosis.write_text(RUN.diagnosis.read_text().replace('"views": 1', '"views": 7'))
     assert say(monkeypatch, capsys, *digits)[0][3] != plainly[0][3]
+
+
+@pytest.mark.parametrize(
+    "left", [None, "{", "[]", "{}", '{"values": {"best/threshold": null}}', json.dumps(TESTED)[:-9]]
+)
+def test_a_run_that_was_not_tested_has_no_threshold_to_answer_by(
+    verifier, monkeypatch, capsys, left
+):
+    RUN.diagnosis.unlink()
+    if left is not None:
+        RUN.diagnosis.write_text(left)
+    digits = sorted(Path("photos").rglob("*.png"))[:2]
+    with pytest.raises(InputError, match=r"^predictions/siamese-n4-s0\.diagnosis\.json: does not"):
+        say(monkeypatch, capsys, *digits)
 
 
 def test_a_gallery_names_the_class_of_the_highest_mean_probability(verifier, monkeypatch, capsys):

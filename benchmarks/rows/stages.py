@@ -27,7 +27,7 @@ Stage = Literal["baseline", "encoder", "head"]
 
 
 @contextmanager
-def outside_training(stage: Stage, epochs: int = 20) -> Iterator[Row]:
+def outside_training(stage: Stage, followed: bool = False, epochs: int = 20) -> Iterator[Row]:
     """The seconds of a training stage that are not training, and those of ``import torch``.
 
     A real process each time, on the digits and the small network: from its start to its end, less
@@ -35,9 +35,12 @@ def outside_training(stage: Stage, epochs: int = 20) -> Iterator[Row]:
 
     Args:
         stage: ``baseline``, ``encoder`` or ``head``.
+        followed: in MLflow, from the start; else the run is too short for it.
         epochs: of each phase.
     """
     with _project(stage, epochs) as folder:
+        if followed:
+            _write_params(folder, epochs, {"live_after": 0})
         parts: dict[str, list[float]] = {}
 
         def ours() -> Taken:
@@ -47,7 +50,7 @@ def outside_training(stage: Stage, epochs: int = 20) -> Iterator[Row]:
             return Taken(outside)
 
         yield Row(
-            name=f"stage {stage}, outside training",
+            name=f"stage {stage}, outside training" + (", followed live" if followed else ""),
             against="python -c 'import torch'",
             ours=ours,
             other=lambda: Taken(seconds(folder, sys.executable, "-c", "import torch")),

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from pipeline.data.pairs import PairList
 from pipeline.data.rows import Rows, Streamed, resident
+from pipeline.errors import InputError
 from pipeline.params import Placement
-from pipeline.records import TRIAL_COLUMNS
+from pipeline.records import REMAKE, TRIAL_COLUMNS, places_of
 
 Array = npt.NDArray[np.int64]
 
@@ -68,8 +69,11 @@ def load_sets(
         device: where they are used.
         placement: as of ``pipeline.data.rows.resident``.
         copies: how many of each image there will be.
+
+    Raises:
+        InputError: the file is damaged or of another form.
     """
-    content = np.load(images, mmap_mode="r")
+    content = _mapped(images)
     size = sum(len(rows) for rows, _ in lists) * content[:1].nbytes * copies
     stays = resident(size, device, placement)
     return [
@@ -83,6 +87,18 @@ def load_sets(
         )
         for rows, labels in lists
     ]
+
+
+def _mapped(path: Path | str) -> npt.NDArray[np.uint8]:
+    """``images.npy``, mapped into memory."""
+    try:
+        content: npt.NDArray[np.uint8] = np.load(path, mmap_mode="r")
+    except (ValueError, EOFError) as error:
+        said = " ".join(str(error).split())
+        raise InputError(f"{path}: no readable images ({said}): {REMAKE}") from None
+    if content.ndim != 4 or content.dtype != np.uint8:
+        raise InputError(f"{path}: must be uint8 images (N, C, H, W): {REMAKE}")
+    return content
 
 
 def read_pairs(path: Path | str, rows: Array) -> PairList:
@@ -107,8 +123,7 @@ def read_trials(path: Path | str, rows: Array) -> dict[str, Trials]:
     by_set: dict[str, tuple[list[str], array[int]]] = {}
     with open(path, newline="", encoding="utf-8") as file:
         lines = csv.reader(file)
-        header = next(lines)
-        order = [header.index(name) for name in TRIAL_COLUMNS]
+        order = places_of(path, next(lines, []), TRIAL_COLUMNS)
         for line in lines:
             name, episode, *numbers = (line[place] for place in order)
             episodes, flat = by_set.setdefault(name, ([], array("q")))
@@ -123,10 +138,13 @@ def read_trials(path: Path | str, rows: Array) -> dict[str, Trials]:
 
 
 def _columns(path: Path | str, *names: str) -> Array:
-    """Columns of whole numbers of a table with a header line, (K, N)."""
+    """Columns of whole numbers of a table with a header line, (K, N).
+
+    Raises:
+        InputError: the header lacks one.
+    """
     with open(path, encoding="utf-8") as file:
-        header = file.readline().strip().split(",")
-        places = [header.index(name) for name in names]
+        places = places_of(path, file.readline().strip().split(","), names)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*input contained no data")
             table = np.loadtxt(file, np.int64, delimiter=",", usecols=places, ndmin=2)

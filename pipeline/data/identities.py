@@ -18,7 +18,7 @@ from scipy.sparse.csgraph import connected_components
 from pipeline.data.splits import Duplicates, by_label, generator
 from pipeline.errors import InputError
 from pipeline.params import Splits
-from pipeline.records import TRIAL_COLUMNS
+from pipeline.records import TRIAL_COLUMNS, places_of
 
 SPLITS = ("train", "val", "test")
 ORDERS = 20  # random orders that are tried before listed pairs count as indivisible
@@ -29,10 +29,16 @@ Bools = npt.NDArray[np.bool_]
 
 
 def read_listed(path: Path | str) -> pd.DataFrame:
-    """Read ``listed.csv``, the trials of a layout; names stay text whatever they look like."""
+    """Read ``listed.csv``, the trials of a layout; names stay text whatever they look like.
+
+    Raises:
+        InputError: it is of another form.
+    """
     text = {"split": str, "set": str, "episode": str}
-    numbers = {"left": np.int64, "right": np.int64, "same": np.int64}
-    return pd.read_csv(path, dtype={**text, **numbers}, keep_default_na=False)
+    kinds = text | dict.fromkeys(("left", "right", "same"), np.int64)
+    table = pd.read_csv(path, dtype=kinds, keep_default_na=False)
+    places_of(path, list(table.columns), TRIAL_COLUMNS)  # some have a split, too
+    return table
 
 
 def assign(

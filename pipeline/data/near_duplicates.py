@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,9 @@ ALIKE_SMALL = 0.99  # of images of less than SIDE pixels, which say less
 TABLES = 24  # of hashes; of a million images 93 % of pairs just ALIKE share one, of fewer more
 SPARE_BITS = 3  # of a hash, beyond a bucket for each image: strangers seldom meet
 WINDOW = 16  # images after one in its bucket that it is compared with; copies of one form a chain
+MANY = 2**20  # pairs from which on only those are kept that join images not joined before
+SPREAD = 5  # standard deviations by which bits may differ more than those of images just ALIKE
+BLOCK = 2**16  # pairs whose bits are compared at a time
 CHUNK_PIXELS = 2**22  # in memory at a time as floats
 COMMON = 50  # images from which on there is something that most have in common
 SAMPLED = 2000  # images that it is found by
@@ -97,9 +100,83 @@ def find_near_duplicates(pixels: npt.NDArray[np.uint8]) -> NearDuplicates:
     common = _common(small)
     codes, plain = _codes(small, common, planes, bits)
     plain |= side < LEAST_SIDE
-    met = np.unique(np.concatenate(list(_candidates(codes, plain))))
-    left, right = np.divmod(met, max(2 * len(small), 1))
-    return _alike(small, common, left, right % max(len(small), 1), right >= len(small))
+    threshold = ALIKE if side >= SIDE else ALIKE_SMALL
+    most_bits = _bits_of_alike(TABLES * bits, threshold)
+    found = _Found.none(len(small))
+    for one, other in _candidates(codes, plain):
+        new = found.is_new(one, other)
+        one, other = one[new], other[new]
+        near = _differing_bits(codes, one, other) <= most_bits
+        one, other = one[near], other[near]
+        similarity = _similarity(small, common, one, other)
+        alike = similarity >= threshold
+        found = found.with_more(one[alike], other[alike], similarity[alike])
+    return found.near_duplicates()
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Pairs that are alike so far, by positions: mirror images come after all images.
+
+    From ``MANY`` on, as where one picture is there thousands of times, only pairs are looked for
+    that join what is not joined yet: their number is then bounded by that of the images, and who
+    is alike is in one group all the same.
+
+    Attributes:
+        images: how many there are, N.
+        keys: the pairs as ``first * 2 N + second`` (P,), ascending.
+        similarity: of them (P,).
+        group: what each image is joined to (N,), once there are many.
+    """
+
+    images: int
+    keys: Ints
+    similarity: Floats
+    group: Ints | None
+
+    @classmethod
+    def none(cls, images: int) -> _Found:
+        """No pair."""
+        return cls(images, np.empty(0, np.int64), np.empty(0, np.float32), None)
+
+    def is_new(self, one: Ints, other: Ints) -> npt.NDArray[np.bool_]:
+        """Whether candidates, by positions (K,), are still to be looked at."""
+        if self.group is not None:
+            new: npt.NDArray[np.bool_] = self.group[one] != self.group[other % self.images]
+            return new
+        if not len(self.keys):
+            return np.ones(len(one), dtype=bool)
+        keys = one * (2 * self.images) + other
+        place = np.searchsorted(self.keys, keys).clip(max=len(self.keys) - 1)
+        return self.keys[place] != keys
+
+    def with_more(self, one: Ints, other: Ints, similarity: Floats) -> _Found:
+        """These and the further pairs, which are new."""
+        if not len(one):
+            return self
+        keys = np.concatenate([self.keys, one * (2 * self.images) + other])
+        order = np.argsort(keys, kind="stable")
+        every = np.concatenate([self.similarity, similarity])
+        more = _Found(self.images, keys[order], every[order], self.group)
+        if len(keys) < MANY:
+            return more
+        known = np.arange(self.images) if self.group is None else self.group
+        added = (
+            more if self.group is None else _Found(self.images, keys[-len(one) :], similarity, None)
+        )
+        return replace(more, group=added.near_duplicates().groups(known))
+
+    def near_duplicates(self) -> NearDuplicates:
+        """Each pair once, as it is or mirrored, whichever is more similar."""
+        one, other = np.divmod(self.keys, max(2 * self.images, 1))
+        mirrored = other >= self.images
+        other = other % max(self.images, 1)
+        left, right = np.minimum(one, other), np.maximum(one, other)
+        order = np.lexsort((mirrored, -self.similarity, right, left))
+        first = np.ones(len(order), dtype=bool)
+        first[1:] = (np.diff(left[order]) != 0) | (np.diff(right[order]) != 0)
+        kept = order[first]
+        return NearDuplicates(left[kept], right[kept], self.similarity[kept], mirrored[kept])
 
 
 def _chunks(images: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[np.uint8]]:
@@ -167,66 +244,72 @@ def _detail(small: npt.NDArray[np.uint8]) -> Floats:
 def _codes(
     small: npt.NDArray[np.uint8], common: Floats, planes: Floats, bits: int
 ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.bool_]]:
-    """Codes (TABLES, 2 N), of the images and then of their mirror images; and which are plain.
+    """Codes (2 N, TABLES), of the images and then of their mirror images; and which are plain.
 
     A bit says on which side of a plane an image's detail lies.
     """
     weights = (1 << np.arange(bits, dtype=np.uint32))[None, None]
-    parts: tuple[list[npt.NDArray[np.uint32]], ...] = ([], [])
-    plain = []
+    codes = np.empty((2, len(small), TABLES), dtype=np.uint32)
+    plain = np.empty(len(small), dtype=bool)
+    start = 0
     for chunk in _chunks(small):
+        part = slice(start, start := start + len(chunk))
         both = [_own(images, common) for images in (chunk, chunk[:, :, ::-1])]
-        for part, own in zip(parts, both, strict=True):
+        for of, own in zip(codes, both, strict=True):
             sides = (own @ planes > 0).reshape(len(chunk), TABLES, bits)
-            part.append((sides * weights).sum(axis=2, dtype=np.uint32))
-        plain.append(~both[0].any(axis=1))
-    return np.concatenate([*parts[0], *parts[1]]).T, np.concatenate(plain)
+            of[part] = (sides * weights).sum(axis=2, dtype=np.uint32)
+        plain[part] = ~both[0].any(axis=1)
+    return codes.reshape(2 * len(small), TABLES), plain
 
 
-def _candidates(codes: npt.NDArray[np.uint32], plain: npt.NDArray[np.bool_]) -> Iterator[Ints]:
-    """Pairs of images or mirror images that share a code, as ``first * 2 N + second``.
+def _candidates(
+    codes: npt.NDArray[np.uint32], plain: npt.NDArray[np.bool_]
+) -> Iterator[tuple[Ints, Ints]]:
+    """Images or mirror images that share a code: positions (K,) of one and of the other.
 
-    These are positions, mirror images after all images; the first is below the second, and no
-    mirror image.
+    One is below the other, and no mirror image. No pair comes twice by one code.
     """
     images = len(plain)
     shown = np.flatnonzero(~np.concatenate([plain, plain]))
-    yield np.empty(0, dtype=np.int64)
-    for table, within in zip(codes, np.roll(codes, 1, axis=0), strict=True):
+    for table in range(TABLES):
         # in a bucket by another code, so that the nearest are neighbours however many it holds
-        order = shown[np.lexsort((within[shown], table[shown]))]
-        sorted_codes = table[order]
+        code, within = codes[shown, table], codes[shown, table - 1]
+        order = np.lexsort((within, code))
+        code, order = code[order], shown[order]
         for offset in range(1, WINDOW + 1):
-            met = np.flatnonzero(sorted_codes[offset:] == sorted_codes[:-offset])
+            met = np.flatnonzero(code[offset:] == code[:-offset])
             if not len(met):
                 break
             one, other = np.sort([order[met], order[met + offset]], axis=0)
             # two mirror images are alike as the images are; an image and its own mirror are one
             kept = (one < images) & (one != other % images)
-            yield one[kept] * (2 * images) + other[kept]
+            yield one[kept], other[kept]
 
 
-def _alike(
-    small: npt.NDArray[np.uint8],
-    common: Floats,
-    left: Ints,
-    right: Ints,
-    mirrored: npt.NDArray[np.bool_],
-) -> NearDuplicates:
-    """Those of the candidates that are near duplicates, each pair once."""
-    threshold = ALIKE if small.shape[1] >= SIDE else ALIKE_SMALL
-    similarity = np.empty(len(left), dtype=np.float32)
-    for start in range(0, len(left), _step(small)):
+def _bits_of_alike(bits: int, similarity: float) -> float:
+    """How many of the bits of two images of this similarity differ at most, but for rare chance."""
+    share = math.acos(similarity) / math.pi  # that a plane parts them
+    return bits * share + SPREAD * math.sqrt(bits * share * (1 - share))
+
+
+def _differing_bits(codes: npt.NDArray[np.uint32], one: Ints, other: Ints) -> Ints:
+    """In how many bits the codes at two positions differ (K,)."""
+    found = np.empty(len(one), dtype=np.int64)
+    for start in range(0, len(one), BLOCK):
+        part = slice(start, start + BLOCK)
+        differing = codes[one[part]] ^ codes[other[part]]
+        found[part] = np.bitwise_count(differing).sum(axis=1, dtype=np.int64)
+    return found
+
+
+def _similarity(small: npt.NDArray[np.uint8], common: Floats, one: Ints, other: Ints) -> Floats:
+    """The correlation of details (K,) of images, and images or mirror images, by positions."""
+    similarity = np.empty(len(one), dtype=np.float32)
+    for start in range(0, len(one), _step(small)):
         part = slice(start, start + _step(small))
-        others = small[right[part]]
-        others = np.where(mirrored[part, None, None], others[:, :, ::-1], others)
-        own = (_own(of, common) for of in (small[left[part]], others))
+        mirrored, rows = np.divmod(other[part], len(small))
+        others = small[rows]
+        others = np.where(mirrored[:, None, None] > 0, others[:, :, ::-1], others)
+        own = (_own(of, common) for of in (small[one[part]], others))
         similarity[part] = np.einsum("nd,nd->n", *own)
-    left, right = np.minimum(left, right), np.maximum(left, right)
-    order = np.lexsort((mirrored, -similarity, right, left))
-    order = order[similarity[order] >= threshold]
-    first = np.ones(len(order), dtype=bool)
-    same = (np.diff(left[order]) == 0) & (np.diff(right[order]) == 0)
-    first[1:] = ~same  # the more similar of as it is and mirrored
-    kept = order[first]
-    return NearDuplicates(left[kept], right[kept], similarity[kept], mirrored[kept])
+    return similarity

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pipeline.data.memory import available_memory
 from pipeline.errors import InputError
 from pipeline.params import Placement
 
@@ -299,6 +300,4 @@ def _free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + cached
-    import psutil
-
-    return int(psutil.virtual_memory().available)
+    return available_memory()

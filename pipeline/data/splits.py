@@ -12,15 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from pipeline.data import groups
 from pipeline.errors import InputError
 from pipeline.params import Splits
+from pipeline.records import places_of
 
-ORDERS = 20  # random orders of the groups that are tried
 BLOCK = 1 << 24  # bytes of images that are read at once
-NEAR = 0.01  # a share of a class that is no further from what was asked is near enough
 
 Array = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 
 
 def generator(stream: str, *key: int) -> np.random.Generator:
@@ -54,15 +53,15 @@ def assign(images: pd.DataFrame, settings: Splits, val_per_class: int | None) ->
             "their sum must be below 1"
         )
     pool = images[split == "train"]
-    if _has_groups(pool):
-        drawn = _draw_groups(pool, draw, val_per_class, settings.seed, "data.target")
+    if groups.has_groups(pool):
+        rng = generator("groups", settings.seed)
+        drawn = groups.divide(pool, draw, val_per_class, "data.target", rng)
     else:
         drawn = _draw_images(pool, draw, val_per_class, settings.seed)
     split.loc[drawn.index] = drawn
     if val_per_class is not None and "val" not in draw:
         brought = images[split == "val"]
-        out = _groups_above if _has_groups(brought) else _images_above
-        split.loc[out(brought, val_per_class, settings.seed)] = ""
+        split.loc[_above(brought, val_per_class, settings.seed)] = ""
     _check_classes(images, split)
     return split
 
@@ -90,172 +89,15 @@ def _draw_images(
     return pd.Series(split, index=images.index)
 
 
-def _images_above(images: pd.DataFrame, most: int, seed: int) -> list[int]:
-    """The rows to drop so that at most ``most`` images of each class stay."""
+def _above(images: pd.DataFrame, most: int, seed: int) -> list[int]:
+    """The rows to drop so that at most ``most`` images of each class stay; near it, of groups."""
+    if groups.has_groups(images):
+        return groups.rows_above(images, most, generator("val groups", seed))
     index = images.index.to_numpy()
     dropped: list[int] = []
     for label, places in by_label(images["label"].to_numpy()):
         dropped += generator("val", seed, label).permutation(index[places])[most:].tolist()
     return dropped
-
-
-def _has_groups(images: pd.DataFrame) -> bool:
-    return bool((images["group"] != "").any())
-
-
-def _group_sizes(images: pd.DataFrame) -> tuple[Array, Array]:
-    """Groups by number, in order of their first image; an image without one is its own group.
-
-    Returns:
-        the group of each image (N,) and how many images of each class it has (groups, classes).
-    """
-    # a number, and so no group's name, stands for the group of an image alone
-    names = [group or row for row, group in enumerate(images["group"])]
-    groups, found = pd.factorize(np.array(names, dtype=object))
-    labels, classes = pd.factorize(images["label"], sort=True)
-    sizes = np.zeros((len(found), len(classes)), np.int64)
-    np.add.at(sizes, (groups, labels), 1)
-    return groups, sizes
-
-
-def _draw_groups(
-    images: pd.DataFrame,
-    draw: dict[str, float],
-    val_per_class: int | None,
-    seed: int,
-    place: str,
-) -> pd.Series:
-    """The split of each image, whole groups drawn, with every class in every split.
-
-    Groups of several classes make this a packing problem, so several random orders are tried and
-    the division that comes nearest to the shares is taken, the first of equals. ``place`` is the
-    parameter that an error names.
-
-    Raises:
-        InputError: a class stands in too few groups, or in the wrong ones.
-    """
-    groups, sizes = _group_sizes(images)
-    total = sizes.sum(axis=0)
-    names = ["train", *draw]
-    wanted = np.zeros((len(names), len(total)), np.int64)
-    for row, (name, share) in enumerate(draw.items(), start=1):
-        wanted[row] = np.maximum(1, np.rint(share * total))
-        if name == "val" and val_per_class is not None:
-            wanted[row] = np.minimum(wanted[row], val_per_class)
-    wanted[0] = total - wanted.sum(axis=0)
-    _check_groups(images, sizes, names, place)
-
-    rng = generator("groups", seed)
-    best, least = np.zeros(len(sizes), np.int64), np.inf
-    for _ in range(ORDERS):
-        of = _balance(sizes, wanted, rng.permutation(len(sizes)))
-        counts = _counts(sizes, of, len(names))
-        off = np.abs(counts - wanted) / total
-        cost = (counts == 0).sum() * off.size + (off**2).sum()  # one class lacking outweighs all
-        if cost < least:
-            best, least = of, cost
-        if off.max() <= NEAR and counts.all():
-            break
-    lacking = np.argwhere(_counts(sizes, best, len(names)) == 0)
-    if len(lacking):
-        row, column = lacking[0]
-        raise InputError(
-            f"{place}: class '{_class_name(images, column)}' stands in too few groups: no way was "
-            f"found to divide them whole that leaves some of it to {names[row]}; add groups of "
-            "it, or bring the splits"
-        )
-    return pd.Series(np.array(names, dtype=object)[best[groups]], index=images.index)
-
-
-def _balance(sizes: Array, wanted: Array, order: Array) -> Array:
-    """Give each group to one of the splits, so that their class counts come near those wanted.
-
-    Groups go in turn to the split that is most short of their classes, in the spirit of
-    scikit-learn's ``StratifiedGroupKFold``; then single groups move, the best move first, while
-    that fills a class that a split lacks or lowers the squared distance to the wanted counts, as
-    shares of each class.
-
-    Args:
-        sizes: images of each class in each group (groups, classes); no class without images.
-        wanted: images of each class in each split (splits, classes).
-        order: the order of the groups (groups,).
-
-    Returns:
-        the split of each group (groups,).
-    """
-    short = wanted.astype(np.float64)
-    weighted = sizes / sizes.sum(axis=0) ** 2
-    of = np.zeros(len(sizes), np.int64)
-    for group in order:
-        of[group] = ((2 * short - sizes[group]) * weighted[group]).sum(axis=1).argmax()
-        short[of[group]] -= sizes[group]
-    while True:
-        gain = _gains(sizes, weighted, wanted, of)
-        group, to = np.unravel_index(gain.argmax(), gain.shape)
-        if gain[group, to] < 1e-9:  # rounding of sums is no gain; so this comes to an end
-            return of
-        of[group] = to
-
-
-def _gains(sizes: Array, weighted: Floats, wanted: Array, of: Array) -> Floats:
-    """What the cost of a division falls by as each group moves to each split (groups, splits).
-
-    Moving s images from a split short of a to one short of b lowers the squares by
-    a^2 + b^2 - (a + s)^2 - (b - s)^2 = 2s(b - a - s).
-    """
-    counts = _counts(sizes, of, len(wanted))
-    short = weighted @ (wanted - counts).T.astype(np.float64)
-    mine = short[np.arange(len(of)), of] + (weighted * sizes).sum(axis=1)
-    holds = (sizes > 0).astype(np.float64)
-    fills = holds @ (counts == 0).T.astype(np.float64)
-    empties = (holds * (counts[of] == sizes)).sum(axis=1)
-    gain = 2 * (short - mine[:, None]) + wanted.size * (fills - empties[:, None])
-    gain[np.arange(len(of)), of] = 0
-    return gain
-
-
-def _counts(sizes: Array, of: Array, splits: int) -> Array:
-    """Images of each class in each split (splits, classes)."""
-    counts = np.zeros((splits, sizes.shape[1]), np.int64)
-    np.add.at(counts, of, sizes)
-    return counts
-
-
-def _check_groups(images: pd.DataFrame, sizes: Array, names: list[str], place: str) -> None:
-    """Refuse a class that stands in fewer groups than there are splits."""
-    for column, count in enumerate((sizes > 0).sum(axis=0)):
-        if count < len(names):
-            raise InputError(
-                f"{place}: class '{_class_name(images, column)}' stands in too few groups, "
-                f"{count}: {', '.join(names)} need one each; add groups of it (near duplicates "
-                "that are kept together are one), or bring the splits"
-            )
-
-
-def _class_name(images: pd.DataFrame, column: int) -> str:
-    """The class at a column of the group sizes."""
-    label = np.unique(images["label"])[column]
-    return str(images.loc[images["label"] == label, "class"].iloc[0])
-
-
-def _groups_above(images: pd.DataFrame, most: int, seed: int) -> list[int]:
-    """The rows to drop, whole groups, so that near ``most`` images of each class stay."""
-    groups, sizes = _group_sizes(images)
-    kept = np.zeros(len(sizes), bool)
-    count = np.zeros(sizes.shape[1], np.int64)
-    order = generator("val groups", seed).permutation(len(sizes))
-    for group in order:
-        if (count + sizes[group] <= most).all():
-            kept[group] = True
-            count += sizes[group]
-    for column in range(len(count)):
-        if count[column] == 0:
-            holders = order[sizes[order, column] > 0]
-            excess = np.maximum(0, count + sizes[holders] - most).sum(axis=1)
-            group = holders[excess.argmin()]
-            kept[group] = True
-            count += sizes[group]
-    return images.index[~kept[groups]].tolist()
 
 
 def by_label(labels: Array) -> Iterator[tuple[int, Array]]:
@@ -398,9 +240,15 @@ def check_shots(shots: list[int | str], counts: dict[str, int]) -> None:
 
 
 def read_images(path: Path | str) -> pd.DataFrame:
-    """Read ``images.csv``; names stay text whatever they look like."""
-    text = {"image": str, "class": str, "split": str, "group": str}
-    return pd.read_csv(path, dtype={"row": int, "label": int, **text}, keep_default_na=False)
+    """Read ``images.csv``; names stay text whatever they look like.
+
+    Raises:
+        InputError: it is of another form.
+    """
+    kinds = {"row": int, "label": int} | dict.fromkeys(("image", "class", "split", "group"), str)
+    table = pd.read_csv(path, dtype=kinds, keep_default_na=False)
+    places_of(path, list(table.columns), list(kinds))
+    return table
 
 
 def class_counts(images: pd.DataFrame, split: pd.Series, name: str) -> dict[str, int]:
@@ -418,8 +266,8 @@ def cut_validation(images: pd.DataFrame, share: float, seed: int) -> pd.Series:
     Raises:
         InputError: a class has a single image or stands in a single group.
     """
-    if _has_groups(images):
-        return _draw_groups(images, {"val": share}, None, seed, "data.source")
+    if groups.has_groups(images):
+        return groups.divide(images, {"val": share}, None, "data.source", generator("groups", seed))
     split = np.full(len(images), "train", dtype=object)
     for label, places in by_label(images["label"].to_numpy()):
         count = max(1, round(share * len(places)))

@@ -21,11 +21,11 @@ from pipeline.errors import InputError
 from pipeline.evaluation.diagnosis import Arrays, Diagnosis, parse, read_arrays
 from pipeline.evaluation.statistics.crossed import Contribution
 from pipeline.params import Compare
-from pipeline.records import RECORD_VERSION, RunId, runs_of
+from pipeline.records import REMAKE as REMAKE
+from pipeline.records import RunId, check_version, places_of, runs_of
 
 SUMMARY = Path("prepared/summary.json")
 NEAR = Path("prepared/near_duplicates.csv")
-REMAKE = "make it anew with 'dvc repro'"
 RECORD_FIELDS: dict[str, type] = {
     "recipe": str,
     "status": str,
@@ -157,7 +157,8 @@ class UnitInterval:
 
     ``low`` and ``high`` bound the mean, ``difference_low`` and ``difference_high`` its difference
     to the reference, if other ``units`` test units of the kind ``unit`` had been drawn. The
-    reference has no difference; of one unit nothing is bounded, nor is what so few cannot show.
+    reference has no difference; of one unit nothing is bounded, nor is what so few cannot show:
+    ``note`` says which.
     """
 
     method: str
@@ -171,6 +172,7 @@ class UnitInterval:
     difference: float | None = None
     difference_low: float | None = None
     difference_high: float | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -226,7 +228,7 @@ def collect(compare: Compare, read: Callable[[Path, Compare], Scored]) -> Eviden
     Raises:
         InputError: a file is missing, damaged, or belongs to another test split, or as ``read``.
     """
-    prepared = _json(SUMMARY)
+    prepared = _summary()
     runs, first, tested = [], RunId("", 0, 0), None
     for run in runs_of(compare):
         scored = read(run.predictions, compare)
@@ -330,6 +332,17 @@ def _run(run: RunId, scored: Scored, breakdown: bool) -> Run:
     )
 
 
+def _summary() -> dict[str, Any]:
+    prepared = _json(SUMMARY)
+    counted = prepared.get("analysis", prepared.get("splits"))  # of verification, or not
+    sound = isinstance(counted, dict) and all(
+        isinstance(of, dict) and _is_number(of.get("images")) for of in counted.values()
+    )
+    if not sound or not _is_number(prepared.get("images")):
+        raise InputError(f"{SUMMARY}: holds no counts of the images of each split: {REMAKE}")
+    return prepared
+
+
 def _known(path: Path, metrics: Mapping[str, Any]) -> dict[str, float]:
     """The metrics that there are, each a finite number."""
     found = {name: value for name, value in metrics.items() if value is not None}
@@ -380,10 +393,7 @@ def _one_image_seconds(path: Path) -> float:
 def _record(run: RunId) -> dict[str, Any]:
     path = run.folder / "record.json"
     record = _json(path)
-    if record.get("version") != RECORD_VERSION:
-        raise InputError(
-            f"{path}: version is {record.get('version')}, not {RECORD_VERSION}: {REMAKE}"
-        )
+    check_version(path, record)
     for field, kind in RECORD_FIELDS.items():
         if not isinstance(record.get(field), kind):
             raise InputError(f"{path}: '{field}' is missing or no {kind.__name__}: {REMAKE}")
@@ -419,9 +429,7 @@ def _prediction(run: RunId) -> Cost:
 def _table(path: Path, words: Sequence[str], wanted: Sequence[str]) -> pd.DataFrame:
     """A table whose columns are numbers, an empty cell NaN, but for the columns ``words``."""
     table = read_text_table(path)
-    missing = {*words, *wanted} - set(table.columns)
-    if missing:
-        raise InputError(f"{path}: column '{min(missing)}' is missing: {REMAKE}")
+    places_of(path, list(table.columns), [*words, *wanted])
     cells = table.drop(columns=list(words)).replace("", "nan")
     values = pd.DataFrame(numbers(path, cells, np.float64), columns=cells.columns)
     for column in COUNTED & set(wanted):

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ EFFECTIVE_RANK = "latent/effective_rank"
 SPREAD = "latent/spread"  # mean distance of two latents over their mean length
 TRAIN_ACCURACY, VAL_ACCURACY = "fit/train_accuracy", "fit/val_accuracy"  # in evaluation mode
 TRAIN_LOSS, VAL_LOSS = "fit/train_loss", "fit/val_loss"
+THRESHOLD = "best/threshold"  # of a probability; verification, chosen by the validation pairs
 ACCURACY_GAP, LOSS_GAP = "fit/accuracy_gap", "fit/loss_gap"  # train - val, val - train
 
 
@@ -52,7 +53,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """One run's network.
+    """One run's network, and, in verification, what its validation chose.
 
     Attributes:
         latent: the module whose output was looked at, and the numbers it gives an image.
@@ -64,6 +65,8 @@ class Diagnosis:
         layers: of the layers with weights, in the network's order, at most 24.
         parameters, multiply_adds: of the whole network, the latter for one image.
         model_bytes: of ``model.safetensors``.
+        asked: what answers go by beside what the run's record says: ``parameters``, and
+            ``inputs`` with the MD5 of each; of verification alone.
     """
 
     latent: str
@@ -77,6 +80,7 @@ class Diagnosis:
     parameters: int
     multiply_adds: int
     model_bytes: int
+    asked: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import model_validator
 
-from pipeline.params import Classification, rule
+from pipeline.params import Classification, Task, rule
 from pipeline.recipes import breakdown
 
 if TYPE_CHECKING:
@@ -36,6 +36,11 @@ class BreakdownFinetune(breakdown.Breakdown):
 
     recipe: Literal["breakdown_finetune"]  # type: ignore[assignment]
     head: Head
+
+    @property
+    def task(self) -> Task:
+        """Classification, whatever the head."""
+        return "classification"
 
     def _head_epochs(self) -> list[int]:
         return [self.head.epochs, self.head.release.epochs]

@@ -38,6 +38,8 @@ COLUMNS = {"test/official_accuracy": "Official runs", "test/eer": "EER"}  # wher
 EPISODES = re.compile(r"(\d+)_way_(\d+)_shot\Z")
 SET_ACCURACY = re.compile(r"test/(.+)_accuracy\Z")
 UNITS = {"test/nll": "nats"}
+# all but line ends and tabs; halves of characters, which no file can hold
+HIDDEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 TEST_UNITS = {  # one and several
     "image": ("test image", "test images"),
     "class": ("test class", "test classes"),
@@ -305,3 +307,19 @@ def count(number: float | None, decimals: int = 0) -> str:
     if number is None:
         return NONE
     return f"{number:,.{decimals}f}".replace(",", THIN)
+
+
+def visible(text: str) -> str:
+    """Text in which nothing hides: control characters, and those that turn text around, as escapes.
+
+    A browser would show a name after U+202E, and all that follows it on the line, backwards.
+    """
+    return HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def plotted(name: str) -> str:
+    """A name for the tables that ``dvc plots`` draws: ``<`` as ``‹``.
+
+    DVC writes them into a script of its page as they are, which ``</script>`` would end.
+    """
+    return name.replace("<", "‹")

@@ -15,6 +15,7 @@ def baseline(params: Params, run: RunId) -> None:
     recipe = recipes.of(params.methods[run.method])
     assert isinstance(recipe, recipes.Baseline)
     made, inputs = runs.BY_TASK[params.task].load(params, run, recipe, pairs=False)
+    workspace.check_room(run.folder, made.network)
     recipe = workspace.within_budget(params, recipe, made)
     asked = workspace.asked(params, recipe)
     checkpoint = workspace.checkpoint(params, "baseline", run, asked, inputs, made.device)
@@ -26,9 +27,9 @@ def baseline(params: Params, run: RunId) -> None:
         checkpoint,
     )
     phases = [result.record() for result in results]
-    outcome = runs.BY_TASK[params.task].outcome(params, made, phases[-1])
+    metrics = runs.BY_TASK[params.task].metrics(phases[-1])
     record = workspace.record(
-        params, run, recipe, made, inputs, phases, results[-1].reason, outcome
+        params, run, recipe, made, inputs, phases, results[-1].reason, metrics
     )
     history = workspace.continue_history([], results)
     gradients = workspace.continue_gradients([], results)

@@ -25,7 +25,13 @@ SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh"}
 
 def main(stage: Callable[[Params], None]) -> None:
     """Run a stage that takes no arguments as a command."""
-    _run(lambda: stage(check.load()), sys.argv[1:], ())
+
+    def work() -> None:
+        params = check.load()
+        with _within_memory(Path(sys.argv[0]).stem):
+            stage(params)
+
+    _run(work, sys.argv[1:], ())
 
 
 def main_run(stage: Callable[[Params, RunId], None]) -> None:
@@ -38,10 +44,22 @@ def main_run(stage: Callable[[Params, RunId], None]) -> None:
             raise InputError(f"params.yaml: methods: there is no method '{method}'")
         check.check_models(params, methods=[method])  # before hours of training
         run = RunId(method, shots if shots == "all" else _whole(shots), _whole(seed))
-        with lock(run.folder):
+        with lock(run.folder), _within_memory(run.name):
             stage(params, run)
 
     _run(work, sys.argv[1:], ("METHOD", "SHOTS", "SEED"))
+
+
+@contextmanager
+def _within_memory(what: str) -> Iterator[None]:
+    """See ``pipeline.training.runtime.in_one_line``; some stages never load PyTorch."""
+    try:
+        yield
+    except (MemoryError, OSError, RuntimeError) as error:
+        from pipeline.training.runtime import in_one_line
+
+        with in_one_line(what):
+            raise error
 
 
 @contextmanager

@@ -21,6 +21,7 @@ def encoder(params: Params, run: RunId) -> None:
     del asked["training"]["rule"]
     checkpoint = workspace.checkpoint(params, "encoder", run, asked, inputs, made.device)
     module = recipe.encoder_module(made)
+    workspace.check_room(run.folder / "encoder", module)
     results = workspace.train(
         recipe.encoder_phases(made),
         made.device,

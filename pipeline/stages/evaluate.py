@@ -11,13 +11,14 @@ from dataclasses import asdict, astuple, fields
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import naming
 from pipeline.evaluation.claims import Claim
 from pipeline.evaluation.collect import COST_FIELDS, Evidence, Run, UnitInterval, collect
 from pipeline.evaluation.findings import Findings, find
 from pipeline.evaluation.statistics import Contrast, Crossover, Pair, Variance
 from pipeline.params import Compare, Params
 from pipeline.records import clear_halves, write_atomically, write_json, write_table
-from pipeline.report import figures, page
+from pipeline.report import figures, page, words
 from pipeline.report.summary import REPORTS, summary_table
 from pipeline.stages import common
 from pipeline.tasks import scores
@@ -121,14 +122,15 @@ def _confusion(evidence: Evidence, compare: Compare) -> Iterator[tuple[Any, ...]
                 found.update(zip(run.answers.labels.tolist(), run.answers.predicted.tolist(),
                                  strict=True))  # fmt: skip
         for (actual, predicted), images in sorted(found.items()):
-            yield method, shots, classes[actual], classes[predicted], images
+            named = (words.plotted(classes[place]) for place in (actual, predicted))
+            yield method, shots, *named, images
 
 
 def _contrast(row: Contrast) -> tuple[Any, ...]:
     found = row.comparison
     numbers, beyond = ([getattr(found, name) for name in names] for names in (COMPARED, BEYOND))
     return (
-        *(row.method, row.shots, row.metric, *numbers),
+        *(row.method, row.shots, words.plotted(row.metric), *numbers),
         *(row.p_adjusted, found.wins, found.n, row.verdict, *beyond),
     )
 
@@ -159,13 +161,14 @@ def _replace_folder(folder: Path, files: dict[str, str]) -> None:
     clear_halves(folder)
     beside = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
     try:
-        for name, text in files.items():
-            write_atomically(beside / name, text)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(beside, folder)
+        with naming(folder, beside):
+            beside.mkdir(parents=True)
+            for name, text in files.items():
+                write_atomically(beside / name, text)
+            if folder.exists():
+                shutil.rmtree(folder)
+            os.replace(beside, folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 

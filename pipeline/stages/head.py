@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from typing import Any
 
 from pipeline import recipes, workspace
 from pipeline.models import weights
 from pipeline.params import Params
-from pipeline.records import RunId, file_digest, read_json
+from pipeline.records import RunId, file_digest, places_of, read_record
 from pipeline.stages import common
 from pipeline.stages.follow import follow, say
 from pipeline.tasks import runs
@@ -16,6 +17,7 @@ from pipeline.training.checkpoints import Checkpoint
 from pipeline.training.loop import Result, State, snapshot
 from pipeline.training.run import Run
 
+HISTORY_COLUMNS = ("phase", "epoch", "images_seen")
 ENCODER = ("model.safetensors", "record.json")  # what its files can alter in a head
 
 
@@ -27,8 +29,9 @@ def head(params: Params, run: RunId) -> None:
     recipe = recipes.of(params.methods[run.method])
     assert isinstance(recipe, recipes.Breakdown)
     made, inputs = runs.BY_TASK[params.task].load(params, run, recipe, pairs=False)
+    workspace.check_room(run.folder, made.network)
     recipe = workspace.within_budget(params, recipe, made)
-    first = read_json(run.folder / "encoder" / "record.json")
+    first = read_record(run.folder / "encoder")
     asked = workspace.asked(params, recipe)
     of_encoder = {f"encoder/{name}": file_digest(run.folder / "encoder" / name) for name in ENCODER}
     inputs |= of_encoder
@@ -41,12 +44,14 @@ def head(params: Params, run: RunId) -> None:
     last = results.index(best[0][-1]) - len(results)
     phases = first["phases"] + [result.record() for result in results]
     reason = first["reason"] or ("" if sound else best[0][-1].reason)
-    outcome = runs.BY_TASK[params.task].outcome(params, made, phases[last])
-    record = workspace.record(params, run, recipe, made, first["inputs"], phases, reason, outcome)
+    metrics = runs.BY_TASK[params.task].metrics(phases[last])
+    record = workspace.record(params, run, recipe, made, first["inputs"], phases, reason, metrics)
     if len(trials) > 1:
         record["kept_encoder"] = _kept(first, trials.index(best))
-    history = workspace.continue_history(_of_encoder(run, "history.csv"), results)
-    gradients = workspace.continue_gradients(_of_encoder(run, "gradients.csv"), results)
+    known = _of_encoder(run, "history.csv", HISTORY_COLUMNS)
+    history = workspace.continue_history(known, results)
+    known = _of_encoder(run, "gradients.csv", workspace.GRADIENT_COLUMNS)
+    gradients = workspace.continue_gradients(known, results)
     workspace.write_run(run.folder, best[1], record, history, gradients, results)
     checkpoint.drop()
     say(run, record, last)
@@ -89,9 +94,12 @@ def _kept(encoder: dict[str, Any], number: int) -> dict[str, int]:
     return {"rank": number + 1, "epoch": encoder["phases"][-1]["kept_epochs"][number]}
 
 
-def _of_encoder(run: RunId, table: str) -> list[dict[str, Any]]:
-    with open(run.folder / "encoder" / table, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+def _of_encoder(run: RunId, table: str, wanted: Sequence[str]) -> list[dict[str, Any]]:
+    path = run.folder / "encoder" / table
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = csv.DictReader(file)
+        places_of(path, rows.fieldnames or [], wanted)
+        return list(rows)
 
 
 if __name__ == "__main__":

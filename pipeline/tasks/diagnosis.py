@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import io
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -69,6 +69,8 @@ class Look:
         images: the names of those (N,).
         train_fit, val_fit: how the network does on both.
         multiply_adds: of an answer for one image.
+        chosen: metrics of what validation chose for the answers.
+        asked: see ``pipeline.evaluation.diagnosis.Diagnosis``.
     """
 
     latent: str
@@ -79,6 +81,8 @@ class Look:
     train_fit: Fit
     val_fit: Fit
     multiply_adds: int
+    chosen: Mapping[str, float] = field(default_factory=dict)
+    asked: dict[str, Any] = field(default_factory=dict)
 
 
 def write(run: RunId, record: dict[str, Any], network: nn.Module, look: Look) -> None:
@@ -88,7 +92,7 @@ def write(run: RunId, record: dict[str, Any], network: nn.Module, look: Look) ->
     diagnosis = Diagnosis(
         latent=look.latent,
         dimension=look.val.latents.shape[1],
-        values=described.values | _fits(look.train_fit, look.val_fit),
+        values={**described.values, **_fits(look.train_fit, look.val_fit), **look.chosen},
         collapsed=bool(described.cause),
         cause=described.cause,
         same=described.same,
@@ -97,8 +101,12 @@ def write(run: RunId, record: dict[str, Any], network: nn.Module, look: Look) ->
         parameters=anatomy.parameter_count(network),
         multiply_adds=look.multiply_adds,
         model_bytes=(run.folder / "model.safetensors").stat().st_size,
+        asked=look.asked,
     )
-    write_json(run.diagnosis, dataclasses.asdict(diagnosis))
+    content = dataclasses.asdict(diagnosis)
+    if not look.asked:
+        del content["asked"]
+    write_json(run.diagnosis, content)
     filters_before, filters_after = anatomy.first_filters(network, start)
     arrays = Arrays(
         latents=principal_components(look.test.latents, COMPONENTS),

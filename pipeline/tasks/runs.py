@@ -33,13 +33,11 @@ class Runs(Protocol):
             ``train``, ``val``, ``start``, ``pairs``.
         """
 
-    def outcome(self, params: Params, made: Run, chosen: dict[str, Any]) -> dict[str, Any]:
-        """What ``record.json`` says of a trained run beside what every task's says.
+    def metrics(self, chosen: dict[str, Any]) -> dict[str, float]:
+        """Metrics of ``record.json`` that training knows and every finished run of the task has.
 
         Args:
-            params: the whole of params.yaml.
-            made: the run, with the weights that it leaves.
-            chosen: the record of the phase that left them.
+            chosen: the record of the phase that left the run's weights.
         """
 
 

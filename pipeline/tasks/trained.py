@@ -14,7 +14,7 @@ from pipeline import recipes
 from pipeline.data import images
 from pipeline.errors import InputError
 from pipeline.params import Params
-from pipeline.records import RunId, read_json
+from pipeline.records import RunId, read_record
 from pipeline.training import runtime
 
 
@@ -73,9 +73,9 @@ def load(params: Params, run: RunId) -> Trained:
     """Load a trained run by its record and its model file.
 
     Raises:
-        InputError: the model file is broken or of another network.
+        InputError: the record or the model file is broken or of another form.
     """
     device = runtime.start(params.runtime)
-    record = read_json(run.folder / "record.json")
+    record = read_record(run.folder)
     network = recipes.trained(record, run.folder / "model.safetensors").to(device)
     return Trained(record, network, device, params.data.resize)

@@ -77,14 +77,17 @@ def read_result(root: Path, run: RunId, scores: dict[str, float]) -> Result:
     """
     path = root / run.folder / "record.json"
     record = _json(path)
+    diagnosis = _json(root / run.diagnosis) if (root / run.diagnosis).exists() else {}
     asked = {name: record[name] for name in ("parameters", "inputs", "method", "shots", "seed")}
+    if of_test := diagnosis.get("asked"):
+        asked["tested"] = of_test
     trained = (run.folder / "history.csv", run.gradients, run.folder / "model.safetensors")
     tested = (run.predictions, run.diagnosis, run.latents)
     return Result(
         run=run,
         record=record,
         scores=scores,
-        diagnosis=_json(root / run.diagnosis) if (root / run.diagnosis).exists() else {},
+        diagnosis=diagnosis,
         key=digest(json.dumps(asked, sort_keys=True)),
         digest=digest(
             path.read_bytes(),
@@ -247,8 +250,10 @@ def _content(job: Job, result: Result) -> Content:
         **costs(job.root, run),
     }
     about = {name: record[name] for name in ("method", "shots", "seed", "recipe")}
+    of_test = result.diagnosis.get("asked", {}).get("parameters", {})
+    asked = (record["parameters"], of_test, about)
     return Content(
-        params={**tracking.flat(record["parameters"]), **tracking.flat(about)},
+        params={name: text for of in asked for name, text in tracking.flat(of).items()},
         finals={name: value for name, value in finals.items() if name not in named},
         curves=curves,
         timed=system_points(job.root, run),

@@ -27,8 +27,7 @@ def main() -> None:
         print(f"MLFLOW_TRACKING_URI is set: the runs are at {client.shown(place.uri)}")
         return
     port = free_port(sys.argv[1] if len(sys.argv) > 1 else "5000")
-    opened = client.open_client(place)
-    identity = client.experiment(opened, client.RESULTS, place)
+    identity = experiment(place)
     page = views.page(f"http://{HOST}:{port}", identity)
     print(f"in a few seconds the runs are at {page} (end with Ctrl-C)", flush=True)
     serve = ["mlflow", "server"]
@@ -39,6 +38,18 @@ def main() -> None:
         os.environ.setdefault(name, value)
     os.environ["MLFLOW_BACKEND_STORE_URI"] = place.uri  # arguments are for all to see
     os.execvp(sys.executable, [sys.executable, "-m", *serve])
+
+
+def experiment(place: client.Store) -> str:
+    """The id of the experiment of results, which is made where there is none.
+
+    Raises:
+        InputError: the store cannot be used.
+    """
+    try:
+        return client.experiment(client.open_client(place), client.RESULTS, place)
+    except Exception as error:  # whatever MLflow and its databases raise
+        raise InputError(f"MLflow: {client.reason(error, place.uri)}") from None
 
 
 def free_port(text: str) -> int:

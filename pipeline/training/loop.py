@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -23,6 +24,7 @@ State = dict[str, Tensor]
 Batch = TypeVar("Batch")
 FINITE = "weights finite"
 GRADIENT = "gradient of "
+SMALLER_BATCHES = f"lower training.batch_size, or the phase's own batch_size; {runtime.SMALLER}"
 RULES = {"val_loss": ("val/loss", -1), "val_accuracy": ("val/accuracy", 1)}
 
 
@@ -126,14 +128,18 @@ def fit(
             the rows of the epochs before, too.
         checkpoint: knows whether the phase was begun, and then it goes on from there, or finished,
             and then it is left as it was. What is solved in closed form is done again.
+
+    Raises:
+        InputError: memory runs out, or an operation has no deterministic form on the device.
     """
     known = checkpoint.known if checkpoint else None
     result = Result.from_state(known["result"]) if known else Result(phase.name, phase.rule)
     measure = _measuring(result, device)
-    if isinstance(phase, Solve):
-        _solve(phase, result, log)
-    elif checkpoint is None or not checkpoint.phase_is_finished:
-        _descend(phase, result, device, precision, log, checkpoint, measure)
+    with runtime.in_one_line(phase.name):
+        if isinstance(phase, Solve):
+            _solve(phase, result, log)
+        elif checkpoint is None or not checkpoint.phase_is_finished:
+            _descend(phase, result, device, precision, log, checkpoint, measure)
     measure()
     if isinstance(phase, Phase):
         weights.put(phase.module, result.kept[0].state)
@@ -180,10 +186,12 @@ def _descend(
     for epoch in range(len(result.history) + 1, phase.settings.epochs + 1):
         if best.stop:
             break
-        loss, images = step.epoch()
+        with runtime.in_one_line(partial(step.at_work, epoch), SMALLER_BATCHES):
+            loss, images = step.epoch()
         result.images_seen += images
         phase.module.eval()
-        with runtime.autocast(device, precision):
+        doing = f"{phase.name}: validation after epoch {epoch}"
+        with runtime.in_one_line(doing), runtime.autocast(device, precision):
             metrics = {"train/loss": loss, **phase.validate()}
         told = {GRADIENT + layer: norm for layer, norm in step.gradients.items()}
         values = fetch({**metrics, FINITE: all_finite(phase.module), **told})
@@ -238,6 +246,11 @@ class _Stepper:
         self.layers = gradients.trained_layers(phase.network or phase.module, trained)
         self.gradients: dict[str, Tensor] = {}
         self.losses: list[Tensor] = []
+        self.batch_size = 0
+
+    def at_work(self, epoch: int) -> str:
+        """What is being done, for errors."""
+        return f"{self.phase.name}: epoch {epoch}, a batch of {self.batch_size} images"
 
     def epoch(self) -> tuple[Tensor, int]:
         """Mean loss of an epoch, still on the device, and the images that went through."""
@@ -245,6 +258,7 @@ class _Stepper:
         self.gradients, self.losses = {}, []
         loss_sum, items, images = torch.zeros((), device=self.device), 0, 0
         for batch, is_last in _marking_last(self.phase.batches()):
+            self.batch_size = len(batch[0])
             with runtime.autocast(self.device, self.precision):
                 losses = self.phase.loss(batch)
             self.optimizer.zero_grad(set_to_none=True)
@@ -253,7 +267,7 @@ class _Stepper:
                 self.gradients = gradients.norms(self.layers)
             self.optimizer.step()
             self.schedule.step()
-            images += len(batch[0])
+            images += self.batch_size
             self.losses.append(losses.detach().sum())  # read if the epoch diverges
             loss_sum += self.losses[-1]
             items += len(losses)

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import resource
 import sys
 import zlib
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 import torch
 
 from pipeline.errors import InputError
 from pipeline.params import Runtime
+
+# what errors of PyTorch say that have no class of their own
+OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator", "not enough memory", "_ALLOC_FAILED")
+NOT_DETERMINISTIC = " does not have a deterministic implementation"
+SMALLER = (
+    "lower data.image_size or compare.shots, take a smaller model.architecture, "
+    "data.placement: streamed, runtime.precision: bf16, or fewer JOBS"
+)
 
 
 def start(runtime: Runtime) -> torch.device:
@@ -59,6 +69,44 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
     return nullcontext()
 
 
+@contextmanager
+def in_one_line(what: str | Callable[[], str], advice: str = SMALLER) -> Iterator[None]:
+    """Say in one line, with what to change, what this machine cannot do inside.
+
+    Args:
+        what: is being done, for the beginning of the line; called when it is needed.
+        advice: what would need less memory.
+
+    Raises:
+        InputError: memory ran out, on the host or on the device, or an operation has no
+            deterministic form there.
+    """
+    try:
+        yield
+    except (MemoryError, OSError, RuntimeError) as error:
+        said, doing = str(error), what if isinstance(what, str) else what()
+        if is_out_of_memory(error):
+            told = f" ({_cause(said)})" if said else ""
+            raise InputError(f"{doing}: out of memory{told}; {advice}") from None
+        if NOT_DETERMINISTIC in said:
+            operation = said.partition(NOT_DETERMINISTIC)[0].split()[-1]
+            raise InputError(
+                f"{doing}: {operation} has no deterministic form on this device, and a rerun would "
+                "give other numbers; take another model.architecture or loss, or "
+                "runtime.device: cpu"
+            ) from None
+        raise
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the host or the device has too little memory."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in OUT_OF_MEMORY)
+
+
 def stream_seed(seed: int, stream: str) -> int:
     """The seed of one named stream of a repetition; equal for all methods."""
     return int(np.random.SeedSequence([zlib.crc32(stream.encode()), seed]).generate_state(1)[0])
@@ -87,3 +135,10 @@ def versions() -> dict[str, str]:
     if torch.version.cuda and torch.cuda.is_available():
         found["cuda"] = torch.version.cuda
     return found
+
+
+def _cause(text: str) -> str:
+    """The sentence of PyTorch's error that says what there is too little of; else the first."""
+    sentences = " ".join(text.split()).rstrip(".").split(". ")
+    telling = (one for one in sentences if any(sign in one for sign in OUT_OF_MEMORY))
+    return next(telling, sentences[0])

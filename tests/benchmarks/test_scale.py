@@ -13,9 +13,11 @@ from benchmarks import scale
 
 def test_images_are_readable_and_no_two_are_the_same():
     numbers = [*range(2000), 10**6, 2**40]
-    pixels = [np.asarray(Image.open(io.BytesIO(scale.png(number)))) for number in numbers]
-    assert {image.shape for image in pixels} == {(scale.SIDE, scale.SIDE)}
-    assert len({image.tobytes() for image in pixels}) == len(numbers)
+    for side in (scale.SIDE, 32):
+        files = [scale.png(number, side) for number in numbers]
+        pixels = [np.asarray(Image.open(io.BytesIO(file))) for file in files]
+        assert {image.shape for image in pixels} == {(side, side)}
+        assert len({image.tobytes() for image in pixels}) == len(numbers)
 
 
 @pytest.mark.parametrize("name", scale.OF_CLASS)
@@ -29,6 +31,18 @@ def test_both_stages_read_all_images_of_a_set(name, tmp_path, monkeypatch):
     summary = json.loads((tmp_path / "prepared/summary.json").read_text())
     assert summary["classes"] == 400 / scale.OF_CLASS[name]
     assert summary["splits"]["train"]["images"] == 200
+    assert summary["near_duplicates"]["pairs"] == 400 / scale.COPIED
+
+
+@pytest.mark.parametrize(("side", "near", "apart"), [(8, "group", 0), (16, "warn", 2)])
+def test_near_duplicates_are_grouped_where_asked(side, near, apart, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (case,) = scale.cases(["classes"], [300], [], side, near)
+    scale.make(case, tmp_path / "data")
+    for stage in ("images", "prepare"):
+        scale.run_stage(case, tmp_path, stage)
+    told = json.loads((tmp_path / "prepared/summary.json").read_text())["near_duplicates"]
+    assert told == {"pairs": 6, "in_two_splits": apart, "of_two_classes": 0}
 
 
 def test_each_stage_takes_time_and_memory_of_its_own(tmp_path):

@@ -2,6 +2,8 @@
 
 import io
 import os
+import time
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -125,6 +127,53 @@ def test_copies_of_copies_are_one_group():
     groups = find_near_duplicates(pixels).groups(np.arange(len(pixels)))
     assert np.sort(np.bincount(groups)).tolist() == [*[1] * 120, 41, 51]
     assert len({*groups[:50], groups[51]}) == 1
+
+
+def families(pictures, copies, noise, side=16):
+    """Some pictures, each many times with a little noise, mixed: pixels, and who is whose."""
+    rng = np.random.default_rng(3)
+    base = rng.integers(30, 226, (pictures, 1, side, side))
+    of = rng.permutation(np.repeat(np.arange(pictures), copies))
+    change = rng.integers(-noise, noise + 1, (len(of), 1, side, side))
+    return (base[of] + change).astype(np.uint8), of
+
+
+def test_many_pairs_are_bounded_by_the_images_and_all_are_joined(monkeypatch):
+    pixels, of = families(pictures=8, copies=150, noise=3)
+    every = find_near_duplicates(pixels)
+    monkeypatch.setattr(near_duplicates, "MANY", 500)
+    some = find_near_duplicates(pixels)
+    assert len(every) > 20 * len(pixels) and 500 <= len(some) < 3 * len(pixels)
+    assert as_dict(some).items() <= as_dict(every).items()
+    for found in (every, some):
+        groups = found.groups(np.arange(len(pixels)))
+        assert len(np.unique(groups)) == 8 == len({*zip(groups.tolist(), of.tolist(), strict=True)})
+
+
+@pytest.mark.parametrize(("noise", "side"), [(3, 16), (15, 16), (25, 16), (3, 8), (10, 8)])
+def test_bits_leave_out_none_that_is_alike(noise, side, monkeypatch):
+    pixels, _ = families(pictures=60, copies=10, noise=noise, side=side)
+    found = find_near_duplicates(pixels)
+    monkeypatch.setattr(near_duplicates, "SPREAD", 1000)
+    assert as_dict(find_near_duplicates(pixels)) == as_dict(found)
+
+
+@pytest.mark.torture
+def test_the_worst_sets_take_bounded_memory_and_time():
+    """A few pictures again and again, and pictures that are so simple that many are alike."""
+    rng = np.random.default_rng(0)
+    stripes = np.repeat(rng.integers(0, 256, (40_000, 1, 1, 8), dtype=np.uint8), 8, axis=2)
+    for pixels in (families(pictures=40, copies=1_000, noise=3)[0], stripes):
+        started = time.process_time()
+        tracemalloc.start()
+        try:
+            found = find_near_duplicates(pixels)
+            most = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert len(found) < near_duplicates.MANY + 3 * len(pixels)
+        assert most < 250e6
+        assert time.process_time() - started < 120
 
 
 def test_what_all_images_have_in_common_makes_them_no_copies(planted):

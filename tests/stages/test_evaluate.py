@@ -440,7 +440,8 @@ def test_classification_has_no_intervals_over_what_is_tested(params):
     evaluate(params)
     table = Path("reports/identity_intervals.csv").read_text(encoding="utf-8")
     assert table == (
-        "method,shots,metric,mean,low,high,unit,units,difference,difference_low,difference_high\n"
+        "method,shots,metric,mean,low,high,unit,units,difference,difference_low,difference_high,"
+        "note\n"
     )
 
 

@@ -26,7 +26,6 @@ from pipeline.evaluation.latents import (
     separable_pairs,
 )
 from pipeline.models import architectures, weights
-from pipeline.models.views import views
 from pipeline.params import Params, plain, read
 from pipeline.params import parse as parse_params
 from pipeline.records import RunId, read_json, runs_of, write_json
@@ -38,6 +37,8 @@ from pipeline.stages.prepare import prepare
 from pipeline.stages.test import test as predict_test_split
 from pipeline.stages.weights import make_weights
 from pipeline.tasks.diagnosis import FEWEST_REPEATS, REPEATS, WARM_UPS, one_image_seconds, packed
+from pipeline.tasks.verification.scoring import Scorer
+from pipeline.tasks.verification.views import views
 from tests.digits import write_digits
 
 ROOT = Path(__file__).parents[2]
@@ -353,7 +354,7 @@ def test_latents_that_are_not_finite_leave_a_readable_diagnosis(copied):
     ("method", "latent"), [("siamese", "embedding"), ("breakdown", "features")]
 )
 def test_verification_is_looked_into_at_its_encodings(pairs_project, method, latent):
-    run, record, network, found = of_run(method, "all")
+    run, _, network, found = of_run(method, "all")
 
     @torch.no_grad()
     def encode(rows):
@@ -377,7 +378,7 @@ def test_verification_is_looked_into_at_its_encodings(pairs_project, method, lat
         with torch.no_grad():
             shares = network.head(*ends).double().sigmoid().numpy()
         same = pairs["same"].to_numpy()
-        right = np.mean((shares >= record["threshold"]) == same)
+        right = np.mean((shares >= found.values[names.THRESHOLD]) == same)
         loss = -np.log(np.where(same, shares, 1 - shares)).mean()
         assert found.values[f"fit/{split}_accuracy"] == pytest.approx(right, abs=1.5 / len(same))
         assert found.values[f"fit/{split}_loss"] == pytest.approx(loss, rel=1e-3)
@@ -399,11 +400,10 @@ def test_only_so_many_images_and_pairs_are_looked_at(pairs_project, monkeypatch)
     run, record, network, _ = of_run("siamese", "all")
     test = Labelled(np.zeros((8, 2), np.float32), np.arange(8) % 2)
     seen = []
-    encode = diagnosis.encode
-    monkeypatch.setattr(
-        diagnosis, "encode", lambda *given: seen.append(len(given[2])) or encode(*given)
-    )
-    found = diagnosis.look(run, record, network, test, list("abcdefgh"), lambda: None)
+    encode = Scorer.encode
+    monkeypatch.setattr(Scorer, "encode", lambda self, of: seen.append(len(of)) or encode(self, of))
+    scorer = Scorer(network, "small", 7)
+    found = diagnosis.look(run, record, scorer, 0.5, test, list("abcdefgh"), lambda: None)
     assert len(found.val.labels) == 9 and len(set(found.val.labels.tolist())) == 2
     assert len(found.test.labels) == 4 == len(found.images)
     assert seen[0] <= 12 and seen[1] <= 9 + 12
@@ -450,17 +450,17 @@ def test_what_is_timed_is_the_plain_network_warmed_up(copied, monkeypatch, metho
 
 def test_verification_is_warmed_up_before_it_is_timed(pairs_project, tmp_path, monkeypatch):
     from pipeline.tasks import diagnosis
-    from pipeline.tasks.verification import predictions
 
     shutil.copytree(".", tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
-    events, timed, encode = [], diagnosis.timed, predictions.encode
+    events, timed, encode = [], diagnosis.timed, Scorer.encode
     monkeypatch.setattr(diagnosis, "timed", lambda *given: events.append("start") or timed(*given))
     monkeypatch.setattr(
-        predictions, "encode", lambda *given: events.append("images") or encode(*given)
+        Scorer, "encode", lambda self, of: events.append("images") or encode(self, of)
     )
     predict_test_split(params_of("verification", None), RunId("siamese", "all", 0))
-    assert events[:3] == ["images", "start", "images"]
+    # of validation, to warm up, and of the test
+    assert events[:4] == ["images", "images", "start", "images"]
 
 
 @pytest.mark.parametrize(("scale", "repeats"), [(0.01, REPEATS), (10.0, FEWEST_REPEATS)])

@@ -12,7 +12,7 @@ from pipeline.evaluation.collect import UnitInterval
 from pipeline.evaluation.verification import bootstrap, read_predictions
 from pipeline.params import Task
 from pipeline.records import ANSWER_COLUMNS, RunId, write_table
-from pipeline.report.words import FIXED
+from pipeline.report.words import FIXED, THIN, column
 from pipeline.tasks import scores
 from tests.report.fake_runs import (
     fake_params,
@@ -25,6 +25,7 @@ PATH = Path("predictions.csv")
 # left class, right class, taken for one class, probability
 PAIRS = [("a", "a", 1, 0.9), ("a", "b", 0, 0.2), ("b", "c", 1, 0.8), ("c", "c", 0, 0.4)]
 UNEVEN = [*PAIRS, ("d", "e", 0, 0.1)]
+RATES = ("test/tar_at_far_0.01", "test/tar_at_far_0.001")
 VERIFICATION = scores.BY_TASK["verification"]
 
 
@@ -99,16 +100,35 @@ def test_the_lede_says_what_a_guess_is_worth():
     )
 
 
-def test_every_metric_but_the_second_rate_has_its_note():
+def test_every_metric_has_its_note():
     notes = read(PAIRS, [*OFFICIAL, *DRAWN]).tested.notes
     heads = [note.split(":")[0].split(",")[0] for note in notes]
     assert heads == [
         *("Official runs", "A pair's score is the probability", "Accuracy", "ROC AUC", "EER"),
-        *(f"TAR at FAR 1{FIXED}%", "N-way k-shot"),
+        *(f"TAR at FAR 1{FIXED}%", f"TAR at FAR 0.1{FIXED}%", "N-way k-shot"),
+        *(
+            f"{column(metric)} hangs on the few highest scores among pairs of two classes"
+            for metric in RATES
+        ),
     ]
     assert not any("commoner" in note for note in notes)
     assert any("commoner answer" in note for note in read(UNEVEN).tested.notes)
     assert not any("N-way" in note for note in read(PAIRS, OFFICIAL).tested.notes)
+
+
+@pytest.mark.parametrize(
+    ("different", "silent"), [(999, RATES), (1000, RATES[1:]), (9999, RATES[1:]), (10000, ())]
+)
+def test_a_rate_that_so_few_pairs_cannot_show_is_told_of(different, silent):
+    pairs = [("a", "a", 1, 0.9), *(("a", f"b{n}", 0, 0.2) for n in range(different))]
+    found = read(pairs)
+    told = [note for note in found.tested.notes if "too few to show" in note]
+    assert [note.split(" hangs")[0] for note in told] == [column(metric) for metric in silent]
+    for note in told:
+        assert f" {different:,} such test pairs".replace(",", THIN) in note
+    rows = bootstrap([read_predictions(PATH)], draws=20)
+    assert {name for name, of in rows.items() if of.interval().low is None} == {*silent}
+    assert not {*silent} & found.contributions.keys()
 
 
 def test_answers_leave_what_is_tested_alone_and_questions_do_not():
@@ -156,8 +176,19 @@ def test_intervals_are_those_of_the_runs():
 def test_an_interval_has_the_fields_of_its_table():
     assert [field.name for field in fields(UnitInterval)] == [
         *("method", "shots", "metric", "mean", "low", "high", "unit", "units"),
-        *("difference", "difference_low", "difference_high"),
+        *("difference", "difference_low", "difference_high", "note"),
     ]
+
+
+def test_an_interval_that_is_not_there_is_accounted_for():
+    params = verification_params()
+    write_verification_runs(params)
+    rows = VERIFICATION.intervals(params.compare)
+    assert all((row.low is None) == (row.note != "") for row in rows)
+    notes = {row.metric: row.note for row in rows if row.note}
+    assert notes["test/tar_at_far_0.001"] == (
+        "no interval: fewer than 10000 test pairs of two classes"
+    )
 
 
 def test_a_verification_run_tells_what_its_classes_and_official_runs_add():

@@ -82,13 +82,12 @@ def trials(path="prepared/splits/trials.csv"):
 
 
 def validation_episodes():
-    """The validation trials but the pairs, which must be those of the pair list."""
-    found = trials("prepared/trials/val.csv")
-    paired = found["set"] == "pairs"
+    """The trials of validation episodes; those of pairs must be the pair list."""
+    paired = trials("prepared/trials/val.csv")
     listed = pd.read_csv("prepared/pairs/val.csv")
-    assert found.loc[paired, list(listed)].reset_index(drop=True).equals(listed)
-    assert (found.loc[paired, "episode"] == "").all()
-    return found[~paired]
+    assert paired[list(listed)].equals(listed)
+    assert set(paired["set"]) <= {"pairs"} and (paired["episode"] == "").all()
+    return trials("prepared/trials/val_episodes.csv")
 
 
 def train_rows(shots, seed):
@@ -188,7 +187,7 @@ def test_same_input_same_bytes_and_no_seed_touches_another():
         f"prepared/{folder}/shots-all/seed-0.csv" for folder in ("train", "pairs", "trials")
     }  # fmt: skip
     shared = (set(first) & set(other)) - {"prepared/summary.json"}
-    assert all(first[name] == other[name] for name in shared) and len(shared) == 12
+    assert all(first[name] == other[name] for name in shared) and len(shared) == 13
     lists.write(params_of(compare__seeds=[0, 1], pairs__episodes=kinds[::-1]))
     assert contents().keys() == first.keys()
     swapped = trials()

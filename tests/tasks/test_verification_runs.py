@@ -14,9 +14,8 @@ from safetensors.torch import load_file
 from pipeline import recipes, workspace
 from pipeline.data.batches import read_list
 from pipeline.models import architectures
-from pipeline.models.views import views
 from pipeline.params import Params, parse, plain, read
-from pipeline.records import RunId, runs_of
+from pipeline.records import RunId, runs_of, write_json
 from pipeline.stages.baseline import baseline
 from pipeline.stages.encoder import encoder
 from pipeline.stages.head import head
@@ -24,7 +23,8 @@ from pipeline.stages.images import images
 from pipeline.stages.prepare import prepare
 from pipeline.stages.test import test as predict_test_split
 from pipeline.stages.weights import make_weights
-from pipeline.tasks.verification import runs
+from pipeline.tasks.verification import runs, scoring
+from pipeline.tasks.verification.views import views
 from tests.digits import write_digits
 
 ROOT = Path(__file__).parents[2]
@@ -67,14 +67,26 @@ def params_of() -> Params:
     return parse(Params, tree, source)
 
 
+def train_alone(params: Params, run: RunId) -> None:
+    if run.method in params.compare.breakdowns:
+        encoder(params, run)
+        head(params, run)
+    else:
+        baseline(params, run)
+
+
 def train(params: Params, of) -> None:
     for run in of:
-        if run.method in params.compare.breakdowns:
-            encoder(params, run)
-            head(params, run)
-        else:
-            baseline(params, run)
+        train_alone(params, run)
         predict_test_split(params, run)
+
+
+def trained_files(run: RunId) -> list[Path]:
+    return [
+        path
+        for path in sorted(run.folder.rglob("*"))
+        if path.suffix in (".safetensors", ".json", ".csv") and path.name != "timing.json"
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +120,11 @@ def copied(made, tmp_path, monkeypatch):
 
 def record_of(run: RunId) -> dict:
     return json.loads((run.folder / "record.json").read_text())
+
+
+def left_by_test(run: RunId) -> dict:
+    """What the test stage left beside the answers."""
+    return json.loads(run.diagnosis.read_text())
 
 
 def trials(path):
@@ -172,26 +189,87 @@ def test_every_recipe_gets_turned_classes_and_true_pairs(project):
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.method)
 def test_the_threshold_is_the_best_of_the_validation_pairs(project, run):
-    record, of_pair = record_of(run), probability(run)
-    table = trials("prepared/trials/val.csv")
+    values, of_pair = left_by_test(run)["values"], probability(run)
+    lists = ("prepared/trials/val.csv", "prepared/trials/val_episodes.csv")
+    table = pd.concat([trials(path) for path in lists], ignore_index=True)
     table["score"] = [of_pair(*ends) for ends in zip(table["left"], table["right"], strict=True)]
     pairs = table[table["set"] == "pairs"]
     tried = [
         np.mean((pairs["score"] >= cut) == pairs["same"])
         for cut in [0, *(pairs["score"] + 1e-9), *(pairs["score"] - 1e-9)]
     ]
-    accuracy = np.mean((pairs["score"] >= record["threshold"]) == pairs["same"])
+    accuracy = np.mean((pairs["score"] >= values["best/threshold"]) == pairs["same"])
     assert accuracy == pytest.approx(max(tried))
-    assert record["metrics"]["best/val_accuracy"] == pytest.approx(accuracy)
+    assert values["best/val_accuracy"] == pytest.approx(accuracy)
     episodes = table[table["set"] == SET]
     right = [true == said for true, said, _ in answers(episodes, episodes["score"]).values()]
     assert len(right) == 12  # six episodes, a query of each class
-    assert record["metrics"][f"best/val_{SET}_accuracy"] == pytest.approx(np.mean(right))
+    assert values[f"best/val_{SET}_accuracy"] == pytest.approx(np.mean(right))
+
+
+def test_nothing_that_training_reads_or_leaves_goes_by_episodes_or_views(
+    made, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(made)
+    params = params_of()
+    pairs = params.pairs.model_copy(update={"episodes": []})
+    model = params.model.model_copy(update={"views": 1})
+    other = params.model_copy(update={"pairs": pairs, "model": model})
+    shutil.copytree("prepared", tmp_path / "prepared")
+    shutil.copytree("weights", tmp_path / "weights")
+    before = {path: path.read_bytes() for run in RUNS for path in trained_files(run)}
+    read = [*Path("prepared").rglob("train/**/*.csv"), *Path("prepared/trials").rglob("*.csv")]
+    read = {path: path.read_bytes() for path in read if path.name != "val_episodes.csv"}
+    monkeypatch.chdir(tmp_path)
+    prepare(other)
+    assert trials("prepared/trials/val_episodes.csv").empty
+    assert {path: path.read_bytes() for path in read} == read and len(read) == 3
+    for run in RUNS:
+        train_alone(other, run)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize("status", ["finished", "diverged"])
+def test_the_threshold_is_chosen_before_the_test_split_is_read(copied, status):
+    run, params = RUNS[0], params_of()
+    before = left_by_test(run)["values"]
+    write_json(run.folder / "record.json", record_of(run) | {"status": status})
+    others = trials("prepared/splits/trials.csv").iloc[::-1]
+    others["same"] = 1 - others["same"]
+    others[others["set"] == "pairs"].to_csv("prepared/splits/trials.csv", index=False)
+    predict_test_split(params, run)
+    chosen = {key: of for key, of in left_by_test(run)["values"].items() if key.startswith("best/")}
+    assert chosen["best/threshold"] == before["best/threshold"]
+    if status == "finished":
+        assert chosen == {key: before[key] for key in chosen} and len(chosen) == 3
+    else:
+        assert len(chosen) == 1  # what a diverged run reaches is no result
+    Path("prepared/splits/test.csv").unlink()
+    Path("prepared/splits/trials.csv").unlink()
+    network = recipes.trained(record_of(run), run.folder / "model.safetensors")
+    scorer = scoring.Scorer(network, "small", 7)
+    again = scoring.validate(scorer, torch.device("cpu"), "resident")
+    assert {key: again[key] for key in chosen} == chosen
+
+
+def test_fewer_views_are_another_test_of_the_same_run(copied):
+    run, params = RUNS[0], params_of()
+    before, record = left_by_test(run), (run.folder / "record.json").read_bytes()
+    model = params.model.model_copy(update={"views": 1})
+    predict_test_split(params.model_copy(update={"model": model}), run)
+    after = left_by_test(run)
+    assert (run.folder / "record.json").read_bytes() == record
+    assert before["asked"]["parameters"] == {"model": {"views": 7}}
+    assert after["asked"]["parameters"] == {"model": {"views": 1}}
+    assert before["asked"]["inputs"] == after["asked"]["inputs"]
+    assert after["multiply_adds"] < before["multiply_adds"]
+    assert after["values"]["best/threshold"] != before["values"]["best/threshold"]
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.method)
 def test_predictions_are_those_of_the_model_pair_by_pair(project, run):
-    said, record, of_pair = trials(run.predictions), record_of(run), probability(run)
+    said, of_pair = trials(run.predictions), probability(run)
+    threshold = left_by_test(run)["values"]["best/threshold"]
     assert list(said) == [
         "set", "episode", "left", "right", "left_class", "right_class", "label", "predicted",
         "score",
@@ -209,7 +287,7 @@ def test_predictions_are_those_of_the_model_pair_by_pair(project, run):
         assert classes == images["class"][pairs[column]].tolist()
     assert rows["label"].tolist() == pairs["same"].tolist()
     assert rows["score"].tolist() == pytest.approx(np.array(scores)[is_pair].tolist(), abs=1e-5)
-    assert rows["predicted"].tolist() == (rows["score"] >= record["threshold"]).astype(int).tolist()
+    assert rows["predicted"].tolist() == (rows["score"] >= threshold).astype(int).tolist()
 
     rows = said[said["set"] == SET]
     asked = answers(table[~is_pair], np.array(scores)[~is_pair])
@@ -272,5 +350,7 @@ def test_a_diverged_run_is_a_result(copied):
         record = record_of(run)
         assert record["status"] == "diverged" and "not finite" not in record["reason"]
         assert "learning rate is likely too high" in record["reason"]
-        assert list(record["metrics"]) == ["cost/images_seen"] and 0 <= record["threshold"] <= 1
+        assert list(record["metrics"]) == ["cost/images_seen"]
+        values = left_by_test(run)["values"]
+        assert 0 <= values["best/threshold"] <= 1 and "best/val_accuracy" not in values
         assert np.isfinite(trials(run.predictions)["score"]).all()

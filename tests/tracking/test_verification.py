@@ -54,7 +54,7 @@ def write_verification_run(root: Path, run: RunId) -> None:
     folder = root / run.folder
     record = read_json(folder / "record.json")
     record["parameters"]["task"] = "verification"
-    record |= {"threshold": 0.5, "metrics": VALIDATED | {"cost/images_seen": 300}}
+    record |= {"metrics": {"cost/images_seen": 300}}
     if run == SOLVED:
         found = {"scale": 12.5, "bias": -6.25}
         solved = {"phase": "solve", "epochs": 1, "chosen_epoch": 1, "found": found}
@@ -63,6 +63,13 @@ def write_verification_run(root: Path, run: RunId) -> None:
         write_history(folder / "history.csv", [point])
     write_json(folder / "record.json", record)
     (root / run.examples).write_bytes(PICTURE)
+    write_diagnosis(root, run, views=1)
+
+
+def write_diagnosis(root: Path, run: RunId, views: int) -> None:
+    asked = {"parameters": {"model": {"views": views}}, "inputs": {"val_episodes": "c" * 32}}
+    content = {"latent": "embedding", "dimension": 64, "values": VALIDATED, "asked": asked}
+    write_json(root / run.diagnosis, content)
 
 
 def published(project: Project) -> dict[str, Any]:
@@ -85,6 +92,14 @@ def test_scores_and_settings_are_there_under_legal_names(verified: Project) -> N
             assert re.fullmatch(r"[/\w.\- :]+", name) and tracking.safe_key(name) == name
 
 
+def test_a_test_with_other_views_is_another_run(verified: Project) -> None:
+    runs = published(verified)
+    assert {run.data.params["model.views"] for run in runs.values()} == {"1"}
+    write_diagnosis(verified.root, SOLVED, views=7)
+    done = mirror.publish(params_of(verified), verified.root, verified.store)
+    assert done == Done(created=1, kept=1, replaced=0)
+
+
 def test_the_picture_and_the_answers_are_artifacts(verified: Project, tmp_path: Path) -> None:
     run = published(verified)["siamese-nall-s0"]
     client = tracking.open_client(verified.store)
@@ -98,4 +113,4 @@ def test_the_picture_and_the_answers_are_artifacts(verified: Project, tmp_path: 
 def test_the_note_says_what_was_solved_for(verified: Project) -> None:
     note = published(verified)["features-nall-s0"].data.tags["mlflow.note.content"]
     assert note.splitlines()[0] == "`features` (recipe `features`), all images a class, seed 0."
-    assert note.splitlines()[-1].endswith("; `bias` -6.25; `scale` 12.5")
+    assert note.splitlines()[-2].endswith("; `bias` -6.25; `scale` 12.5")

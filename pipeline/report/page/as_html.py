@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.colours import colour
+from pipeline.report import words
 from pipeline.report.figures import Panel
 from pipeline.report.page.contents import document
 from pipeline.report.page.document import Document
@@ -30,6 +31,7 @@ def rendered(of: Document, methods: Sequence[str]) -> str:
         loader=PackageLoader("pipeline.report"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_visible,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -38,6 +40,13 @@ def rendered(of: Document, methods: Sequence[str]) -> str:
     return environment.get_template("page.html").render(
         document=of,
         colours={method: colour(index) for index, method in enumerate(methods)},
+    )
+
+
+def _visible(value: object) -> object:
+    """What is text yet, and no part of the page, as people should see it."""
+    return (
+        value if isinstance(value, Markup) or not isinstance(value, str) else words.visible(value)
     )
 
 

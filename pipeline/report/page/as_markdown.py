@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from functools import singledispatch
 from itertools import chain
 
+from pipeline.report import words
 from pipeline.report.page.contents import document
 from pipeline.report.page.document import (
     Block,
@@ -48,7 +49,11 @@ def markdown(report: Report) -> str:
 
 def escaped(text: str) -> str:
     """Text that Markdown takes as it stands, on one line, also in a table."""
-    return SPECIAL.sub(r"\\\1", SPACES.sub(" ", text))
+    return SPECIAL.sub(r"\\\1", _on_one_line(text))
+
+
+def _on_one_line(text: str) -> str:
+    return words.visible(SPACES.sub(" ", text))
 
 
 def _section(section: Section) -> Iterator[str]:
@@ -106,7 +111,7 @@ def _(block: Figures) -> list[str]:
 @_block.register
 def _(block: Listing) -> list[str]:
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", block.text)), default=0))
-    return [f"{fence}\n{block.text}\n{fence}"]
+    return [f"{fence}\n{words.visible(block.text)}\n{fence}"]
 
 
 @_block.register
@@ -150,7 +155,7 @@ def _inline(part: Inline) -> str:
 
 def _code(text: str) -> str:
     """Between as many backticks as it takes; a bar would end a cell."""
-    text = SPACES.sub(" ", text).replace("|", "¦")
+    text = _on_one_line(text).replace("|", "¦")
     if "`" not in text:
         return f"`{text}`"
     fence = "`" * (1 + max(map(len, re.findall("`+", text))))

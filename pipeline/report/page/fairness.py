@@ -37,7 +37,7 @@ ROLES = {
     "pairs": "training pairs",
     "val_pairs": "validation pairs",
     "trials": "training pairs",
-    "val_trials": "validation pairs and episodes",
+    "val_trials": "validation pairs",
 }
 RULES = {
     "val_loss": "the lowest validation loss",

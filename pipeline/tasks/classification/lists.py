@@ -14,7 +14,8 @@ from pipeline.data.near_duplicates import find_near_duplicates
 from pipeline.data.pairs import draw_pairs, in_blocks, pair_counts, say_missing, write_pairs
 from pipeline.errors import InputError
 from pipeline.params import Params
-from pipeline.records import TRIAL_COLUMNS, VAL_TRIALS, RunId, write_json, write_table
+from pipeline.records import RunId, write_json, write_table
+from pipeline.tasks.trials import write_none, write_trials
 
 
 def write(params: Params) -> None:
@@ -94,12 +95,8 @@ def _write_runs(params: Params, training: pd.DataFrame) -> dict[str, Any]:
 def _write_no_trials(params: Params) -> None:
     """The files that verification fills, with a header alone."""
     shutil.rmtree("prepared/trials", ignore_errors=True)
-    runs = (
-        RunId("", shots, seed) for shots in params.compare.shots for seed in params.compare.seeds
-    )
-    paths = [run.trial_list for run in runs]
-    for path in (*paths, VAL_TRIALS, Path("prepared/splits/trials.csv")):
-        write_table(path, (), TRIAL_COLUMNS)
+    write_none(params.compare)
+    write_trials(Path("prepared/splits/trials.csv"), ())
 
 
 def _columns(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ from pipeline.data.rows import Rows, take
 from pipeline.data.sheet import Row, Tile, sheet
 from pipeline.models import architectures
 from pipeline.params import Params
-from pipeline.records import RunId, read_json, write_atomically, write_table
+from pipeline.records import RunId, read_record, write_atomically, write_table
 from pipeline.tasks import diagnosis
 from pipeline.tasks.classification.diagnosis import look, place_in
 from pipeline.tasks.diagnosis import Tested
@@ -30,7 +30,7 @@ def write(
     params: Params, run: RunId, device: torch.device, test_list: Path, trials: Path
 ) -> Tested:
     """Write the run's class probabilities of all test images, and its diagnosis."""
-    record = read_json(run.folder / "record.json")
+    record = read_record(run.folder)
     rows, labels = read_list(test_list)
     images = splits.read_images("prepared/images.csv").set_index("row")
     names = images.drop_duplicates("label").sort_values("label")["class"]

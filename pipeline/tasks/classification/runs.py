@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline import workspace
-from pipeline.params import Params
-from pipeline.training.run import Run
 
 load = workspace.load_run
 
 
-def outcome(params: Params, made: Run, chosen: dict[str, Any]) -> dict[str, Any]:
+def metrics(chosen: dict[str, Any]) -> dict[str, float]:
     """The validation accuracy of the chosen epoch."""
     accuracy = chosen.get("val/accuracy")
-    return {} if accuracy is None else {"metrics": {"best/val_accuracy": accuracy}}
+    return {} if accuracy is None else {"best/val_accuracy": accuracy}

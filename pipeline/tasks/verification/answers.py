@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.data.items import Item
@@ -18,7 +18,7 @@ from pipeline.params import Params
 from pipeline.records import RunId
 from pipeline.tasks import trained
 from pipeline.tasks.trained import Trained
-from pipeline.tasks.verification.runs import encode, probabilities
+from pipeline.tasks.verification.scoring import Scorer, tested
 
 
 def say(
@@ -31,14 +31,14 @@ def say(
     """
     if gallery is not None:
         known = find_gallery(gallery)
-        yield from _name(trained.load(params, run), images, known)
+        yield from _name(_load(params, run), images, known)
     elif len(images) % 2:
         raise InputError(
             f"command line: IMAGE: {len(images)} image(s) cannot be compared two by two; name two "
             "for each comparison, or what to compare each with by --gallery FOLDER"
         )
     else:
-        yield from _compare(trained.load(params, run), images[::2], images[1::2])
+        yield from _compare(_load(params, run), images[::2], images[1::2])
 
 
 def find_gallery(folder: Path) -> list[Item]:
@@ -78,26 +78,46 @@ def find_gallery(folder: Path) -> list[Item]:
     return sorted(items, key=lambda item: (natural(item.class_name), natural(item.image)))
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """A run as it was tested, and from which probability on it takes a pair for one class."""
+
+    run: Trained
+    scorer: Scorer
+    threshold: float
+
+    def encode(self, pixels: Sequence[Tensor]) -> Tensor:
+        """Encodings (N, D) of images (C, H, W)."""
+        return self.scorer.encode(torch.stack(list(pixels)).to(self.run.device))
+
+
+def _load(params: Params, run: RunId) -> _Asked:
+    views, threshold = tested(run)
+    found = trained.load(params, run)
+    assert isinstance(found.network, Verifier)
+    return _Asked(found, Scorer(found.network, found.architecture, views), threshold)
+
+
 def _compare(
-    asked: Trained, left: Sequence[Path], right: Sequence[Path]
+    asked: _Asked, left: Sequence[Path], right: Sequence[Path]
 ) -> Iterator[tuple[str, ...]]:
     place = {path: number for number, path in enumerate(dict.fromkeys([*left, *right]))}
-    encodings = _encode(asked, [asked.read(path) for path in place])
+    encodings = asked.encode([asked.run.read(path) for path in place])
     ends = (np.array([place[path] for path in side], dtype=np.int64) for side in (left, right))
-    scores = _probabilities(asked, encodings, *ends)
+    scores = asked.scorer.probabilities(encodings, *ends)
     for one, other, score in zip(left, right, scores.tolist(), strict=True):
-        said = "same" if score >= asked.record["threshold"] else "different"
+        said = "same" if score >= asked.threshold else "different"
         yield str(one), str(other), said, f"{score:.4f}"
 
 
 def _name(
-    asked: Trained, images: Sequence[Path], known: Sequence[Item]
+    asked: _Asked, images: Sequence[Path], known: Sequence[Item]
 ) -> Iterator[tuple[str, ...]]:
-    pixels = [asked.read(path) for path in images]
-    pixels += [asked.pixels(_content(item), item.place) for item in known]
-    encodings = _encode(asked, pixels)
+    pixels = [asked.run.read(path) for path in images]
+    pixels += [asked.run.pixels(_content(item), item.place) for item in known]
+    encodings = asked.encode(pixels)
     left, right = np.indices((len(images), len(known))).reshape(2, -1)
-    scores = _probabilities(asked, encodings, left, len(images) + right)
+    scores = asked.scorer.probabilities(encodings, left, len(images) + right)
     scores = scores.reshape(len(images), len(known))
     classes = np.array([item.class_name for item in known])
     names = list(dict.fromkeys(classes.tolist()))
@@ -112,18 +132,3 @@ def _content(item: Item) -> bytes:
     except Exception as error:  # the file system's errors, and all that zipfile raises
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise InputError(f"{item.place}: cannot be read: {reason}") from None
-
-
-def _encode(asked: Trained, pixels: Sequence[Tensor]) -> Tensor:
-    """Encodings (N, D) of images (C, H, W), each the mean over the run's views."""
-    assert isinstance(asked.network, Verifier)
-    views = asked.record["parameters"]["model"]["views"]
-    stacked = torch.stack(list(pixels)).to(asked.device)
-    return encode(asked.network, asked.architecture, stacked, views)
-
-
-def _probabilities(
-    asked: Trained, encodings: Tensor, left: NDArray[np.int64], right: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    assert isinstance(asked.network, Verifier)
-    return probabilities(asked.network, encodings, left, right)

@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from pipeline import workspace
-from pipeline.data.batches import load_images, read_list, read_trials
+from pipeline.data.batches import load_images, read_list, read_pairs
 from pipeline.evaluation.latents import Labelled, evenly
 from pipeline.models.pairs import Verifier
 from pipeline.records import VAL_TRIALS, RunId
 from pipeline.tasks import anatomy
 from pipeline.tasks.diagnosis import IMAGES, TEST_IMAGES, Fit, Look, as_array, cut_of
-from pipeline.tasks.verification.runs import encode, pair_list
+from pipeline.tasks.verification.scoring import Scorer
 
 PAIRS = IMAGES // 2  # two images each
 
@@ -28,7 +28,8 @@ PAIRS = IMAGES // 2  # two images each
 def look(
     run: RunId,
     record: dict[str, Any],
-    network: Verifier,
+    scorer: Scorer,
+    threshold: float,
     test: Labelled,
     names: Sequence[str],
     answer: Callable[[], object],
@@ -38,13 +39,14 @@ def look(
     Args:
         run: which one.
         record: its ``record.json``.
-        network: in evaluation mode, on its device.
+        scorer: its network, on its device.
+        threshold: from which probability on it takes a pair for one class.
         test: encodings of the test images.
         names: theirs (N,).
         answer: answers for one image.
     """
-    _, train_fit = _split(network, record, run.train_list, run.trial_list, images=0)
-    val, val_fit = _split(network, record, workspace.VAL_LIST, VAL_TRIALS, images=IMAGES)
+    _, train_fit = _split(scorer, threshold, run.train_list, run.trial_list, images=0)
+    val, val_fit = _split(scorer, threshold, workspace.VAL_LIST, VAL_TRIALS, images=IMAGES)
     chosen = evenly(test.labels, TEST_IMAGES)
     return Look(
         latent=cut_of(record),
@@ -59,19 +61,19 @@ def look(
 
 
 def _split(
-    network: Verifier, record: dict[str, Any], listed: Path, trials: Path, images: int
+    scorer: Scorer, threshold: float, listed: Path, trials: Path, images: int
 ) -> tuple[Labelled, Fit]:
     """Encodings of so many images of a split, and how its listed pairs are judged."""
     rows, labels = read_list(listed)
-    pairs = pair_list(read_trials(trials, rows))
+    pairs = read_pairs(trials, rows)
     chosen, judged = evenly(labels, images), evenly(pairs.same, PAIRS)
     places = chosen, pairs.left[judged], pairs.right[judged]
     wanted = np.unique(np.concatenate(places))  # each is encoded once
-    asked, device = record["parameters"]["model"], next(network.parameters()).device
+    device = next(scorer.network.parameters()).device
     pixels = load_images(workspace.IMAGES, rows[wanted], labels[wanted], device).pixels
-    encodings = encode(network, asked["architecture"], pixels, asked["views"])
+    encodings = scorer.encode(pixels)
     at, left, right = (torch.from_numpy(np.searchsorted(wanted, of)).to(device) for of in places)
-    fit = _fit(network, encodings, left, right, pairs.same[judged], record["threshold"])
+    fit = _fit(scorer.network, encodings, left, right, pairs.same[judged], threshold)
     return Labelled(as_array(encodings[at]), labels[chosen]), fit
 
 

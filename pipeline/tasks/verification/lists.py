@@ -25,6 +25,7 @@ from pipeline.data.pairs import (
 from pipeline.errors import InputError
 from pipeline.params import Episodes, Params
 from pipeline.records import PAIRS, TRIAL_COLUMNS, VAL_TRIALS, RunId, write_json, write_table
+from pipeline.tasks.trials import VAL_EPISODES, write_trials
 
 TRIALS = Path("prepared/splits/trials.csv")
 VAL_PAIRS = Path("prepared/pairs/val.csv")
@@ -92,7 +93,7 @@ def write(params: Params) -> None:
         "pairs": said,
         "analysis": _analysis(made, said),
         "trials": _trial_counts(TRIALS),
-        "val_trials": _trial_counts(VAL_TRIALS),
+        "val_trials": _trial_counts(VAL_TRIALS) | _trial_counts(VAL_EPISODES),
     }
     leaks.write(near)
     write_json("prepared/summary.json", summary)
@@ -148,7 +149,8 @@ def _write_val(params: Params, made: _Set) -> dict[str, int]:
     _write_images(Path("prepared/splits/val.csv"), rows, labels)
     pairs, counts = _pairs(params, listed, rows, labels, splits.generator("val pairs", seed))
     write_pairs(VAL_PAIRS, pairs)
-    _write_trials(VAL_TRIALS, [_as_trials(pairs), *episodes], rows)
+    _write_trials(VAL_TRIALS, [_as_trials(pairs)], rows)
+    _write_trials(VAL_EPISODES, episodes, rows)
     _check_kinds(pairs, "val", "validation pairs")
     return counts
 
@@ -284,7 +286,7 @@ def _write_trials(path: Path, tables: list[pd.DataFrame], rows: Array | pd.Serie
         for start in range(0, len(table), BLOCK)
         for line in table[list(TRIAL_COLUMNS)][start : start + BLOCK].itertuples(False, None)
     )
-    write_table(path, lines, TRIAL_COLUMNS)
+    write_trials(path, lines)
 
 
 def _check_within(path: Path, left: Array, right: Array, rows: Array) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,14 +16,24 @@ from pipeline.data import splits
 from pipeline.data.batches import Trials, load_images, read_list, read_trials
 from pipeline.data.sheet import Row, Tile, sheet
 from pipeline.evaluation.decisions import answer_episodes
+from pipeline.evaluation.diagnosis import THRESHOLD
 from pipeline.evaluation.latents import Labelled
 from pipeline.models.pairs import Verifier
 from pipeline.params import Params
-from pipeline.records import ANSWER_COLUMNS, PAIRS, RunId, read_json, write_atomically, write_table
+from pipeline.records import (
+    ANSWER_COLUMNS,
+    PAIRS,
+    RunId,
+    file_digest,
+    read_record,
+    write_atomically,
+    write_table,
+)
 from pipeline.tasks import diagnosis
 from pipeline.tasks.diagnosis import Tested
+from pipeline.tasks.trials import VAL_EPISODES
 from pipeline.tasks.verification.diagnosis import look
-from pipeline.tasks.verification.runs import encode, probabilities
+from pipeline.tasks.verification.scoring import Scorer, validate
 from pipeline.training.phase import image_batches
 
 EXAMPLES = 6  # of each kind
@@ -33,30 +45,32 @@ def write(
 ) -> Tested:
     """Write what the run says of the test pairs, at its own threshold, and of each query.
 
-    And its diagnosis.
+    And its diagnosis. The threshold is chosen before an image of the test split is read.
     """
-    record = read_json(run.folder / "record.json")
-    rows, labels = read_list(test_list)
+    record = read_record(run.folder)
     network = recipes.trained(record, run.folder / "model.safetensors").to(device)
     assert isinstance(network, Verifier)
-    asked = record["parameters"]["model"]
+    name = record["parameters"]["model"]["architecture"]
+    scorer = Scorer(network, name, params.model.views)
+    chosen = validate(scorer, device, params.data.placement)
+    threshold = chosen[THRESHOLD]
+    rows, labels = read_list(test_list)
     pixels = load_images(workspace.IMAGES, rows, labels, device, params.data.placement).pixels
     some = next(image_batches(pixels))
     asked_of = read_trials(trials, rows)
 
     def judge() -> tuple[torch.Tensor, dict[str, NDArray[np.float64]]]:
-        found = encode(network, asked["architecture"], pixels, asked["views"])
+        found = scorer.encode(pixels)
         return found, {
-            name: probabilities(network, found, of.left, of.right) for name, of in asked_of.items()
+            name: scorer.probabilities(found, of.left, of.right) for name, of in asked_of.items()
         }
 
-    # the first use of a device takes longer
-    encode(network, asked["architecture"], some, asked["views"])
+    scorer.encode(some)  # the first use of a shape takes longer
     (encodings, scores), seconds = diagnosis.timed(judge, device)
 
     answers = {
         name: list(
-            _pairs(of, scores[name], record["threshold"])
+            _pairs(of, scores[name], threshold)
             if name == PAIRS
             else _episodes(of, scores[name], labels)
         )
@@ -71,7 +85,7 @@ def write(
     )
     write_table(run.predictions, table, ANSWER_COLUMNS)
     images_of = np.load(workspace.IMAGES, mmap_mode="r")
-    examples = _examples(answers.get(PAIRS, []), images_of, rows, record["threshold"])
+    examples = _examples(answers.get(PAIRS, []), images_of, rows, threshold)
     write_atomically(run.examples, sheet(list(examples), EXAMPLES))
     shares = {name: np.mean([of[3] == of[4] for of in found]) for name, found in answers.items()}
     said = ", ".join(f"{len(answers[name])} {name} {of:.4f}" for name, of in shares.items())
@@ -79,13 +93,25 @@ def write(
 
     def answer() -> NDArray[np.float64]:
         """Of one image, beside one that is known."""
-        one = encode(network, asked["architecture"], some[:1], asked["views"])
+        one = scorer.encode(some[:1])
         ends = np.zeros(1, np.int64), np.ones(1, np.int64)
-        return probabilities(network, torch.cat([encodings[:1], one]), *ends)
+        return scorer.probabilities(torch.cat([encodings[:1], one]), *ends)
 
     shown = Labelled(diagnosis.as_array(encodings), labels)
-    diagnosis.write(run, record, network, look(run, record, network, shown, names[0], answer))
+    seen = look(run, record, scorer, threshold, shown, names[0], answer)
+    if record["status"] == "diverged":
+        chosen = {THRESHOLD: threshold}  # what it reaches is no result
+    seen = replace(seen, chosen=chosen, asked=_asked(params, trials))
+    diagnosis.write(run, record, network, seen)
     return Tested(len(rows), seconds, diagnosis.one_image_seconds(answer, device))
+
+
+def _asked(params: Params, trials: Path) -> dict[str, Any]:
+    """See ``pipeline.evaluation.diagnosis.Diagnosis``."""
+    return {
+        "parameters": {"model": {"views": params.model.views}},
+        "inputs": {"test_trials": file_digest(trials), "val_episodes": file_digest(VAL_EPISODES)},
+    }
 
 
 def _examples(

@@ -16,12 +16,14 @@ from pipeline.evaluation.verification import (
     ROC_AUC,
     TAR_AT_FAR,
     EpisodeAnswers,
+    Interval,
     PairAnswers,
     Sample,
     VerificationPredictions,
     accuracy_name,
     bootstrap,
     contributions,
+    pairs_needed,
     read_predictions,
     verification_metrics,
 )
@@ -48,6 +50,8 @@ NOTES = {
     f"with a threshold so strict that at most 1{words.FIXED}% of the pairs of two classes are "
     "accepted, the share of the pairs of one class that still are. Guessing gives as much as the "
     "false accept rate.",
+    TAR_AT_FAR[0.001]: f"TAR at FAR 0.1{words.FIXED}%: the same, so strict that at most "
+    f"0.1{words.FIXED}% of them are accepted.",
     accuracy_name(OFFICIAL): "Official runs: the share of images whose class is picked among those "
     "of their run, shown one image of each.",
 }
@@ -128,7 +132,21 @@ def _notes(answers: VerificationPredictions, headline: tuple[str, ...]) -> tuple
             known[place] += UNEVEN_NOTE
         known.insert(place, PAIRS_NOTE)
     drawn = [m for m in headline if m not in NOTES and words.episodes_of(m)]
-    return (*known, *([DRAWN_NOTE] if drawn else []))
+    few = [note for metric in headline if (note := _too_few(answers.pairs, metric))]
+    return (*known, *([DRAWN_NOTE] if drawn else []), *few)
+
+
+def _too_few(pairs: PairAnswers, metric: str) -> str:
+    """What a metric's interval leaves out for want of test pairs of two classes, if it does."""
+    different, needed = int(np.sum(pairs.labels == 0)), pairs_needed(metric)
+    if different >= needed:
+        return ""
+    return (
+        f"{words.column(metric)} hangs on the few highest scores among pairs of two classes: "
+        f"{words.count(different)} such test pairs are too few to show how far it depends on which "
+        f"classes are tested ({words.count(needed)} would do), so that its interval tells of new "
+        "seeds alone; with one seed it has none."
+    )
 
 
 def _samples(method: str, shots: int | str, compare: Compare) -> dict[str, Sample]:
@@ -143,7 +161,9 @@ def _intervals(
     method: str, shots: int | str, samples: dict[str, Sample], reference: dict[str, Sample]
 ) -> Iterator[UnitInterval]:
     for metric, sample in samples.items():
-        row = UnitInterval(method, shots, metric, *astuple(sample.interval()))
+        own = sample.interval()
+        row = UnitInterval(method, shots, metric, *astuple(own))
+        row = replace(row, note=_why_none(metric, own))
         if metric in reference:
             found = sample.minus(reference[metric]).interval()
             row = replace(
@@ -153,6 +173,15 @@ def _intervals(
                 difference_high=found.high,
             )
         yield row
+
+
+def _why_none(metric: str, found: Interval) -> str:
+    """Why a metric has no interval over the test units, where it has none."""
+    if found.low is not None:
+        return ""
+    if found.units < 2:
+        return "no interval: one test unit shows no spread"
+    return f"no interval: fewer than {pairs_needed(metric)} test pairs of two classes"
 
 
 def _lede(answers: VerificationPredictions) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.models.views import mean_encoding, views
+from pipeline.tasks.verification.views import mean_encoding, views
 
 SIDE = 11
 MIDDLE = (SIDE - 1) / 2
