@@ -1,6 +1,7 @@
 """How time and sizes of ``evaluate``, ``publish`` and the report grow with the runs compared.
 
-    python -m benchmarks.many_runs [--runs N ...] [--methods N] [--shots N] [--no-publish]
+    python -m benchmarks.many_runs [--runs N ...] [--methods N] [--shots N] [--task TASK]
+                                   [--no-publish]
 
 Makes the files of so many runs up, trains nothing, and prints a table: seconds to evaluate them, to
 publish them into a new SQLite store, or to the server of ``MLFLOW_TRACKING_URI``, and to publish
@@ -20,11 +21,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
-from pipeline.params import Params
+from pipeline.params import Params, Task
 from pipeline.records import read_json, runs_of, write_atomically, write_json
 from pipeline.stages.evaluate import evaluate
-from tests.report.fake_runs import fake_params, write_runs
+from tests.report.fake_runs import (
+    fake_params,
+    verification_params,
+    write_runs,
+    write_verification_runs,
+)
 
 RUNS = (100, 200, 500)
 TRAINED = {"rule": "val_loss", "images_seen": 4500}  # of each phase in a record
@@ -52,18 +59,20 @@ class Taken:
         )
 
 
-def made_params(runs: int, methods: int, shots: int) -> Params:
+def made_params(runs: int, methods: int, shots: int, task: Task = "classification") -> Params:
     """A comparison of at least so many runs."""
-    seeds = -(-runs // (methods * shots))
-    baselines = ["finetune", *(f"scratch_{number}" for number in range(methods - 2))]
-    return fake_params(
-        shots=[5 * (1 + place) for place in range(shots)], seeds=range(seeds), baselines=baselines
+    classifies = task == "classification"
+    first, others = ("finetune", "scratch") if classifies else ("siamese", "features")
+    return (fake_params if classifies else verification_params)(
+        shots=[5 * (1 + place) for place in range(shots)],
+        seeds=range(-(-runs // (methods * shots))),
+        baselines=[first, *(f"{others}_{number}" for number in range(methods - 2))],
     )
 
 
 def make(params: Params) -> None:
     """Every file of the runs, in the working directory."""
-    write_runs(params)
+    (write_runs if params.task == "classification" else write_verification_runs)(params)
     for run in runs_of(params.compare):
         write_atomically(run.folder / "model.safetensors", run.name)  # never read, but hashed
         record = read_json(run.folder / "record.json")
@@ -99,6 +108,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, nargs="+", default=RUNS)
     parser.add_argument("--methods", type=int, default=10)
     parser.add_argument("--shots", type=int, default=2)
+    parser.add_argument("--task", choices=get_args(Task), default="classification")
     parser.add_argument("--no-publish", action="store_true")
     asked = parser.parse_args()
     print(" runs  evaluate s  publish s    again s  processor s  page MB  ms a run")
@@ -108,7 +118,7 @@ def main() -> None:
             os.chdir(folder)
             try:
                 Path("dvc.yaml").write_text("stages: {}\n", encoding="utf-8")
-                params = made_params(runs, asked.methods, asked.shots)
+                params = made_params(runs, asked.methods, asked.shots, asked.task)
                 make(params)
                 print(measure(params, not asked.no_publish).line, flush=True)
             finally:

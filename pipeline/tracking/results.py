@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.colours import colour
-from pipeline.records import RunId, digest, file_digest, read_json
+from pipeline.records import RunId, check_version, digest, file_digest, read_json
 from pipeline.tracking import client as tracking
 from pipeline.tracking.entries import (
     KIND,
@@ -73,10 +73,12 @@ def read_result(root: Path, run: RunId, scores: dict[str, float]) -> Result:
     """Read a run's record and diagnosis, and digest its files but those of times.
 
     Raises:
+        InputError: the record is of another form than is written today.
         ValueError: the record or the diagnosis is no JSON.
     """
     path = root / run.folder / "record.json"
     record = _json(path)
+    check_version(path, record)
     diagnosis = _json(root / run.diagnosis) if (root / run.diagnosis).exists() else {}
     asked = {name: record[name] for name in ("parameters", "inputs", "method", "shots", "seed")}
     if of_test := diagnosis.get("asked"):

@@ -174,9 +174,10 @@ def write_verification_runs(
         breakdown = run.method in params.compare.breakdowns
         write_run(run, breakdown, PEOPLE)
         draw = np.random.default_rng([*run.method.encode(), run.seed])
-        rows = [*_pair_rows(SKILL[run.method], pairs, draw)]
+        skill = SKILL[run.method.split("_")[0]]
+        rows = [*_pair_rows(skill, pairs, draw)]
         for name in episodes:
-            rows += _episode_rows(name, SKILL[run.method], draw)
+            rows += _episode_rows(name, skill, draw)
         write_table(run.predictions, rows, ANSWER_COLUMNS)
         record = read_json(run.folder / "record.json")
         record["inputs"] |= {"trials": digest("trials"), "val_trials": digest("val trials")}
