@@ -21,10 +21,11 @@ from ruamel.yaml import YAML
 
 from pipeline.errors import InputError, command
 from pipeline.jobs import number_of
+from pipeline.records import TIMED
 
 ROOT = Path(__file__).parents[1]
-# what differs from one time to the next: outputs with times, and folders that hold such
-TIMED = ("timing.json", "costs.csv", "index.html", "report.md", "runs", "predictions")
+# what differs from one time to the next, and folders that hold such
+DIFFER = (*TIMED, "runs", "predictions")
 
 
 def copy(folder: Path) -> None:
@@ -80,7 +81,7 @@ def differences(one: Path, other: Path) -> list[str]:
 
 
 def _without_times(entry: dict[str, Any]) -> dict[str, Any]:
-    return {"path": entry["path"]} if entry["path"].endswith(TIMED) else entry
+    return {"path": entry["path"]} if entry["path"].endswith(DIFFER) else entry
 
 
 def main() -> None:

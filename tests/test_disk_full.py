@@ -27,7 +27,7 @@ import pytest
 from pipeline import cells, configure, records, workers, workspace
 from pipeline.errors import InputError, command, naming, refusal
 from pipeline.params import Params
-from pipeline.records import RunId
+from pipeline.records import TIMED, RunId
 from pipeline.stages import evaluate as evaluating
 from pipeline.stages.baseline import baseline
 from pipeline.stages.encoder import encoder
@@ -39,12 +39,11 @@ from pipeline.stages.test import test as predict
 from pipeline.stages.weights import make_weights
 from pipeline.training import checkpoints
 from tests.digits import write_digits
-from tests.test_dvc import bytes_of, call, edit, small_project
+from tests.projects import bytes_of, call, edit, small_project
 from tests.test_stages import run_all, tiny_params
 
 TORTURE = pytest.mark.torture
 ROOT = Path(__file__).parents[1]
-DIFFER = ("timing.json", "costs.csv", "index.html", "report.md")  # from one time to the next
 PLACES = ("prepared", "weights", "runs", "predictions", "reports")
 BREAKDOWN, FINETUNE = RunId("breakdown", 4, 0), RunId("finetune", 4, 0)
 STAGES: dict[str, tuple[Callable[[Params], None], tuple[str, ...]]] = {  # and what they make
@@ -110,7 +109,7 @@ def check_whole(expected: dict[str, bytes]) -> None:
     found = files()
     assert found.keys() <= expected.keys()
     for name, content in found.items():
-        if not name.endswith(DIFFER):
+        if not name.endswith(TIMED):
             assert content == expected[name], name
         elif name.endswith(".json"):
             json.loads(content)

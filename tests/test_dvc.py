@@ -1,130 +1,29 @@
 """The pipeline as users run it: real DVC, real MLflow stores, in folders of their own.
 
-A small project of each task is reproduced once; what happens to it after is told in order, as a
-story, since each step costs seconds of real training.
+A small project is reproduced once; what happens to it after is told in order, as a story, since
+each step costs seconds of real training.
 """
 
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
-from pathlib import Path
 
-import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
-from tests.digits import write_digits
-from tests.verification_data import write_people
+from tests.projects import (
+    ROOT,
+    TRAINED,
+    bytes_of,
+    call,
+    edit,
+    mlflow_runs,
+    small_project,
+    stages_run,
+)
 
 pytestmark = pytest.mark.slow
-
-ROOT = Path(__file__).parents[1]
-BIN = Path(sys.executable).parent
-
-
-def environment(folder: Path, **more: str) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DVC_", "GIT_"))}
-    return kept | {
-        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(folder),
-        "PYTHONWARNINGS": "default",
-        "GIT_CONFIG_GLOBAL": os.devnull,
-        "GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@b",
-        "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@b",
-    } | more  # fmt: skip
-
-
-def call(folder: Path, *words: str, check: bool = True, **more: str) -> str:
-    done = subprocess.run(
-        words, cwd=folder, env=environment(folder, **more), capture_output=True, text=True,
-        timeout=400,
-    )  # fmt: skip
-    if check and done.returncode:
-        raise AssertionError(f"{words} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
-    return f"{done.stdout}\n{done.stderr}\nstatus {done.returncode}"
-
-
-def stages_run(output: str) -> set[str]:
-    return {
-        line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage '")
-    }
-
-
-def edit(folder: Path, **changed) -> None:
-    path = folder / "params.yaml"
-    yaml = YAML()
-    tree = yaml.load(path.read_text(encoding="utf-8"))
-    for key, value in changed.items():
-        *parts, last = key.split("__")
-        place = tree
-        for part in parts:
-            place = place[part]
-        place[last] = value
-    with path.open("w", encoding="utf-8") as file:
-        yaml.dump(tree, file)
-
-
-def copy_project(folder: Path) -> None:
-    """What a clone of this project holds, under git of its own."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    for name in filter(None, listed.stdout.split("\0")):
-        if not name.startswith(("tests/", "docs/", "dvcstore/files")) and (ROOT / name).exists():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
-    shutil.copy(ROOT / "configs/digits.yaml", folder / "params.yaml")
-    (folder / "dvc.lock").unlink(missing_ok=True)
-    call(folder, "git", "init", "-q")
-
-
-def mlflow_runs(folder: Path, uri=None, experiment="siamese-breakdown", kind="result"):
-    """The live runs of a kind in a store as dictionaries, asked from a process of its own."""
-    program = (
-        "import json, sys\n"
-        "from mlflow import MlflowClient\n"
-        "client = MlflowClient(sys.argv[1])\n"
-        "found = client.get_experiment_by_name(sys.argv[2])\n"
-        "runs = client.search_runs([found.experiment_id]) if found else []\n"
-        "print(json.dumps([[r.info.run_id, r.info.run_name, r.data.tags, r.data.metrics,\n"
-        "                   r.data.params, r.info.status] for r in runs]))\n"
-    )
-    uri = uri or f"sqlite:///{folder / 'mlflow.db'}"
-    output = call(folder, sys.executable, "-W", "ignore", "-c", program, uri, experiment)
-    keys = ("id", "name", "tags", "metrics", "params", "status")
-    runs = json.loads(next(line for line in output.splitlines() if line.startswith("[")))
-    found = [dict(zip(keys, run, strict=True)) for run in runs]
-    return [run for run in found if run["tags"].get("kind") == kind]
-
-
-def bytes_of(folder: Path) -> dict[str, bytes]:
-    left_out = ("timing.json", "costs.csv", "index.html", "report.md", ".lock")
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for part in ("prepared", "weights", "runs", "predictions", "reports")
-        for path in sorted((folder / part).rglob("*"))
-        if path.is_file() and not path.name.endswith(left_out)
-    }
-
-
-def small_project(folder: Path) -> None:
-    """A project of two methods, one run each, on a few digits; nothing is run."""
-    copy_project(folder)
-    call(folder, "dvc", "remove", "data.dvc")
-    write_digits(folder / "data/target", [5, 6], 16)
-    write_digits(folder / "data/source", [0, 1], 10)
-    edit(
-        folder,
-        compare__baselines=["finetune"], compare__shots=[3], compare__seeds=[0],
-        weights__source__epochs=2, methods__breakdown__encoder__epochs=2,
-        methods__breakdown__head__epochs=2, methods__finetune__epochs=3,
-        tracking__models="all",
-    )  # fmt: skip
-    call(folder, "dvc", "add", "data")
 
 
 @pytest.fixture(scope="module")
@@ -135,12 +34,6 @@ def project(tmp_path_factory):
     call(folder, "git", "add", "-A")
     call(folder, "git", "commit", "-qm", "start")
     return folder
-
-
-TRAINED = {
-    "encoder@breakdown-3-0", "head@breakdown-3-0", "test_breakdown@breakdown-3-0",
-    "baseline@finetune-3-0", "test_baseline@finetune-3-0",
-}  # fmt: skip
 
 
 def test_a_first_repro_makes_every_run_and_the_report(project):
@@ -348,125 +241,3 @@ def test_two_processes_never_work_on_one_run(project):
             check=False,
         )  # fmt: skip
     assert output.endswith("status 1") and "another process is working on this run" in output
-
-
-PHASE = {"epochs": 1, "lr": 0.05}
-METHODS = {
-    "siamese": {"recipe": "siamese", "latent": "embedding", **PHASE},
-    "breakdown": {
-        "recipe": "breakdown",
-        "encoder": {"latent": "embedding", **PHASE},
-        "head": {"pairs": {"kind": "difference"}, **PHASE},
-    },
-    "features": {"recipe": "features", "latent": "embedding", "head": {"kind": "distance"}},
-}
-SEEDS, TESTED = [0, 1], 6  # TESTED: people of the test
-HEADS = {f"{stage}@breakdown-all-{seed}" for stage in ("head", "test_breakdown") for seed in SEEDS}
-VERIFIED = HEADS | {f"encoder@breakdown-all-{seed}" for seed in SEEDS} | {
-    f"{stage}@{method}-all-{seed}"
-    for stage in ("baseline", "test_baseline") for method in ("siamese", "features")
-    for seed in SEEDS
-}  # fmt: skip
-TESTS = {name for name in VERIFIED if name.startswith("test_")}
-SCORES = {
-    f"test/{score}" for score in ("accuracy", "roc_auc", "eer", "tar_at_far_0.01",
-                                  "tar_at_far_0.001", "3_way_1_shot_accuracy")
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def people(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("people")
-    copy_project(folder)
-    call(folder, "dvc", "remove", "data.dvc")
-    write_people(folder / "data/people", train=12, test=TESTED)
-    edit(
-        folder,
-        task="verification", data__target="data/people", data__source=None, data__layout="pairs",
-        data__splits__val=0.3, data__val_per_class=None,
-        weights={"from": "none", "file": "pretrained"},
-        pairs__episodes=[{"ways": 3, "count": 8}], methods=METHODS,
-        compare={"breakdowns": ["breakdown"], "baselines": ["siamese", "features"],
-                 "reference": "siamese", "shots": ["all"], "seeds": SEEDS, "budget": "own"},
-        diagnostics__latent=None,
-    )  # fmt: skip
-    call(folder, "dvc", "add", "data")
-    call(folder, "dvc", "repro")
-    call(folder, "git", "add", "-A")
-    call(folder, "git", "commit", "-qm", "start")
-    return folder
-
-
-def test_verification_makes_every_run_and_the_report(people):
-    runs = {run["name"]: run for run in mlflow_runs(people)}
-    assert sorted(runs) == sorted(f"{method}-nall-s{seed}" for method in METHODS for seed in SEEDS)
-    for name, run in runs.items():
-        assert run["status"] == "FINISHED"
-        validated = {"best/val_accuracy", "best/val_3_way_1_shot_accuracy"}
-        assert SCORES | validated <= run["metrics"].keys()
-        assert (run["params"]["task"], run["params"]["method.recipe"]) == (
-            "verification", run["params"]["recipe"],
-        )  # fmt: skip
-        artifacts = people / "mlruns/siamese-breakdown" / run["id"] / "artifacts/predictions"
-        for suffix in ("csv", "png", "timing.json"):
-            own = people / "predictions" / f"{name}.{suffix}"
-            assert (artifacts / own.name).read_bytes() == own.read_bytes()
-
-
-def test_the_report_of_verification_has_intervals_and_pictures(people):
-    table = pd.read_csv(people / "reports/identity_intervals.csv")
-    known = table.dropna(subset=["low", "high"])
-    for metric in ("test/accuracy", "test/roc_auc", "test/eer", "test/3_way_1_shot_accuracy"):
-        rows = known[known["metric"] == metric]
-        assert set(rows["method"]) == set(METHODS) and set(rows["units"]) == {TESTED}
-        assert rows["low"].between(0, rows["high"]).all() and (rows["high"] <= 1).all()
-    page = (people / "reports/index.html").read_text(encoding="utf-8")
-    assert page.count("data:image/png;base64,") >= len(METHODS)
-    assert f"{TESTED} test classes" in page
-
-
-def test_a_second_verification_runs_nothing_but_publish(people):
-    assert stages_run(call(people, "dvc", "repro")) == {"publish"}
-    assert call(people, "git", "status", "--porcelain").split("status")[0].strip() == ""
-
-
-def test_a_changed_head_on_pairs_reruns_heads_alone(people):
-    edit(people, methods__breakdown__head__lr=0.01)
-    assert stages_run(call(people, "dvc", "repro")) == HEADS | {"evaluate", "publish"}
-    assert len(mlflow_runs(people)) == len(METHODS) * len(SEEDS) + len(SEEDS)
-
-
-def test_settings_of_pairs_matter_where_they_change_the_lists(people):
-    edit(people, pairs__per_image=4)  # the layout lists the pairs, so none are drawn
-    # the report says what was asked
-    assert stages_run(call(people, "dvc", "repro")) == {"prepare", "evaluate", "publish"}
-
-
-def test_episodes_and_views_train_nothing(people):
-    before = mlflow_runs(people)
-    edit(people, pairs__episodes=[{"ways": 2, "count": 8}])
-    call(people, "dvc", "repro", "prepare")
-    changed = json.loads(call(people, "dvc", "status", "--json").splitlines()[0])
-    assert changed.keys() == TESTS | {"evaluate", "publish"}
-    edit(people, pairs__episodes=[{"ways": 3, "count": 8}])
-    assert stages_run(call(people, "dvc", "repro")) == {"publish"}
-    edit(people, model__views=7)
-    assert stages_run(call(people, "dvc", "repro")) == TESTS | {"evaluate", "publish"}
-    known = {run["id"] for run in before}
-    fresh = [run for run in mlflow_runs(people) if run["id"] not in known]
-    assert len(fresh) == len(METHODS) * len(SEEDS)  # beside those of one view
-    assert {run["params"]["model.views"] for run in fresh} == {"7"}
-    edit(people, model__views=1)
-    assert stages_run(call(people, "dvc", "repro")) == {"publish"}
-    assert len(mlflow_runs(people)) == len(before) + len(fresh)
-
-
-def test_a_forced_rerun_of_verification_gives_the_same_bytes(people):
-    before, runs = bytes_of(people), len(mlflow_runs(people))
-    made = {Path(name).suffix for name in before if name.startswith("predictions/")}
-    assert made == {".csv", ".png", ".json", ".npz"} and "reports/identity_intervals.csv" in before
-    assert stages_run(call(people, "dvc", "repro", "-f")) >= VERIFIED
-    after = bytes_of(people)
-    assert before.keys() == after.keys()
-    assert [name for name in before if before[name] != after[name]] == []
-    assert len(mlflow_runs(people)) == runs

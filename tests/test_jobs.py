@@ -21,7 +21,7 @@ from benchmarks.side_by_side import differences
 from pipeline import jobs, workers
 from pipeline.errors import InputError
 from pipeline.params import Runtime
-from tests.test_dvc import TRAINED, bytes_of, call, edit, environment, small_project, stages_run
+from tests.projects import TRAINED, bytes_of, call, edit, environment, small_project, stages_run
 
 HEADS = {"head@breakdown-3-0", "test_breakdown@breakdown-3-0"}
 BASELINE = {"baseline@finetune-3-0", "test_baseline@finetune-3-0"}

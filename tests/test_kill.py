@@ -17,7 +17,7 @@ import psutil
 import pytest
 from ruamel.yaml import YAML
 
-from tests.test_dvc import (
+from tests.projects import (
     bytes_of,
     call,
     edit,

@@ -53,7 +53,7 @@ def verifier(tmp_path, monkeypatch):
         "model": {"architecture": "small"},
         "data": {"image_size": 8, "channels": 1},
     }
-    write_json(RUN.folder / "record.json", {"classes": 2, "parameters": asked})
+    write_json(RUN.folder / "record.json", {"version": 1, "classes": 2, "parameters": asked})
     write_json(RUN.diagnosis, TESTED)
     write_digits(Path("photos"), [5, 6, 7], 4)
     return made

@@ -25,7 +25,7 @@ from pipeline.stages.evaluate import evaluate
 from pipeline.stages.head import head
 from pipeline.stages.test import test as predict_test_split
 from tests.digits import write_digits
-from tests.test_dvc import call, copy_project, edit, stages_run
+from tests.projects import call, copy_project, edit, stages_run
 from tests.test_split_readers import ROOT, make, small
 
 PARTS = ("prepared", "weights", "runs", "predictions", "reports")

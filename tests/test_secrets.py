@@ -23,7 +23,7 @@ from pipeline.params import PARAMS_FILE
 from pipeline.stages.publish import publish
 from pipeline.tracking import ui
 from tests.digits import write_digits
-from tests.test_dvc import call, edit, small_project
+from tests.projects import call, edit, small_project
 from tests.test_stages import DEFAULT, run_all, tiny_params
 from tests.tracking.conftest import free_port
 

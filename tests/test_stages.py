@@ -12,7 +12,7 @@ import torch
 from pipeline import check, predict, prune, recipes, workspace
 from pipeline.errors import InputError
 from pipeline.params import Params, parse, plain, read
-from pipeline.records import RunId, runs_of
+from pipeline.records import TIMED, RunId, runs_of
 from pipeline.stages.baseline import baseline
 from pipeline.stages.encoder import encoder
 from pipeline.stages.evaluate import evaluate
@@ -67,9 +67,7 @@ def train_all(params: Params, runs=None) -> None:
         predict_test_split(params, run)
 
 
-def contents(
-    *folders: str, without=("timing.json", "costs.csv", "index.html", "report.md", ".lock")
-):
+def contents(*folders: str, without=(*TIMED, ".lock")):
     return {
         str(path): path.read_bytes()
         for folder in folders

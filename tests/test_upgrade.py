@@ -31,8 +31,8 @@ from pipeline.stages.test import test as predict_test_split
 from pipeline.stages.weights import make_weights
 from pipeline.tasks import trained
 from tests.digits import write_digits
+from tests.projects import ROOT, call, copy_project, edit, mlflow_runs, stages_run
 from tests.report.fake_runs import fake_params, write_runs
-from tests.test_dvc import ROOT, call, copy_project, edit, mlflow_runs, stages_run
 from tests.test_split_readers import DEFAULT, make, small, train
 
 BREAKDOWN, BASELINE = RunId("breakdown", 5, 0), RunId("finetune", 5, 0)

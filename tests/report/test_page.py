@@ -711,7 +711,7 @@ def test_a_page_of_verification_speaks_of_its_primary_metric(verified):
         *("One-shot accuracy on the official runs", "Accuracy", "ROC AUC", "Equal error rate"),
         *("TAR at FAR 1 %", "TAR at FAR 0.1 %", "5-way 1-shot accuracy", "Every pair of methods"),
     ]
-    assert "training pairs" in text and "validation pairs and episodes" in text
+    assert "training pairs" in text and "validation pairs" in text
     assert 'id="missed"' not in page
     rows = rows_of(part_of(page, "claims"))
     assert rows[0]["Verdict"] == "not measured" and rows[0]["Value"] == words.NONE

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_dvc import bytes_of, call, edit, mlflow_runs, small_project, stages_run
+from tests.projects import bytes_of, call, edit, mlflow_runs, small_project, stages_run
 from tests.tracking import faults
 from tests.tracking.conftest import free_port
 from tests.tracking.faults import FaultyServer, Forward, Handler, serving

@@ -460,7 +460,7 @@ def test_a_database_s_password_is_no_argument_of_the_pages_server(
     """Everybody on a machine can read the arguments of its processes."""
     uri = f"sqlite:///{project.root}/mlflow.db?password={SECRETS['in the query']}"
     given = []
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setattr(os, "environ", {**os.environ, "MLFLOW_TRACKING_URI": uri})
     monkeypatch.setattr(os, "execvp", lambda file, arguments: given.extend(arguments))
     monkeypatch.setattr(sys, "argv", ["ui", str(free_port())])
     monkeypatch.setattr(tracking, "open_client", lambda place: None)
