@@ -36,8 +36,8 @@ def place(config: Path, data: Path, folder: Path, changes: list[str]) -> None:
     for path in (config, data):
         if not path.exists():
             raise InputError(f"{path}: there is no such file")
-    yaml = YAML()
-    tree = yaml.load(config.read_text(encoding="utf-8"))
+    form = YAML()
+    tree = form.load(config.read_text(encoding="utf-8"))
     for change in changes:
         _set(tree, change)
     folder.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ def place(config: Path, data: Path, folder: Path, changes: list[str]) -> None:
         link.unlink(missing_ok=True)
         link.symlink_to(target.resolve())
     with (folder / "params.yaml").open("w", encoding="utf-8") as file:
-        yaml.dump(tree, file)
+        form.dump(tree, file)
     os.chdir(folder)
 
 

@@ -211,10 +211,10 @@ def opened() -> Iterator[Project]:
 
     with ExitStack() as stack:
         stack.enter_context(set_loggers_level(logging.WARNING))
-        mend()
         try:
             repo = stack.enter_context(Repo("."))
             stack.enter_context(lock_repo(repo))
+            mend()
             project = Project(repo)
         except LockError:
             raise InputError(BUSY) from None
@@ -226,7 +226,7 @@ def opened() -> Iterator[Project]:
 def mend() -> None:
     """Remove what a full disk left half of, and DVC would never get past: its list of files in use.
 
-    That list is of the commands at work, and none of them can read it either.
+    That list is of the commands at work, so that it is for who holds the project's lock.
     """
     try:
         json.loads(IN_USE.read_bytes())

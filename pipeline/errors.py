@@ -20,9 +20,10 @@ MENDS = {  # what the file system refuses, and what to do
     errno.EPERM: "give yourself the right to it",
     errno.EIO: "check that disk",
 }
-# in an address: a user with a password, also where its end was cut off, and a query
-_USER = re.compile(r"(?<=://)(?:[^/\s@'\"]*@|[^\s:/@'\"]+:(?!\d+(?:[^\w%…]|$))[^\s/@'\"]*)")
-_QUERY = re.compile(r"(\w://[^\s'\"?]*)\?[^\s'\"]*")
+# after the :// of an address: a user with a password, which may hold @ or /; no port, no [::1]
+_USER = re.compile(r"[^/]*@|[^:/@]+:(?!\d+(?:/|$)).*@")
+_CUT = re.compile(r"[^:/@\[]+:(?!\d+(?:/|$)).*(?:…|\.\.\.)$")  # the same, its @ cut off
+_WORDS = re.compile(r"([\s'\"]+)")
 LONGEST = 1000  # characters of a line that are shown
 LAST = 300  # of these at its end, where it says what would be right
 
@@ -110,7 +111,24 @@ def _let_go(stream: TextIO) -> None:
 
 def without_passwords(text: str) -> str:
     """Text whose addresses have neither user nor query."""
-    return _QUERY.sub(r"\1", _USER.sub("", text)) if "://" in text else text
+    if "://" not in text:
+        return text
+    return "".join(_address(word) if "://" in word else word for word in _WORDS.split(text))
+
+
+def _address(word: str) -> str:
+    """A word, in which addresses may follow one another, without users and the first query."""
+    kept, start, last = [], 0, word.rfind("@")
+    while -1 < (place := word.find("://", start)) < last:
+        place += 3
+        user = _USER.match(word, place)
+        kept.append(word[start:place])
+        start = user.end() if user else place
+    before, slashes, rest = "".join([*kept, word[start:]]).rpartition("://")
+    if _CUT.match(rest):
+        rest = "…"
+    path, _, query = f"{before}{slashes}{rest}".partition("?")
+    return path + query[len(query.rstrip(",;.:)]")) :]
 
 
 def _line(text: str) -> str:

@@ -37,8 +37,9 @@ Placement = Literal["auto", "resident", "streamed"]
 Shots = int | Literal["all"]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-NonNegative = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
+MOST = 1e15  # of a factor; two of them multiplied are still a number in single precision
+NonNegative = Annotated[float, Field(ge=0, le=MOST)]
+Positive = Annotated[float, Field(gt=0, le=MOST)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
 BatchSize = Annotated[int, Field(ge=2)]  # batch normalisation needs two images
 

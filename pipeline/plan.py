@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline import check, jobs, recipes
-from pipeline.cells import mend, wrong_files
+from pipeline.cells import BUSY, mend, wrong_files
 from pipeline.errors import InputError, command
 from pipeline.params import PARAMS_FILE, Block, Optimizer, Params
 from pipeline.recipes.breakdown import Encoder
@@ -59,12 +59,16 @@ class Drawn(NamedTuple):
 def stale_runs(params: Params) -> list[RunId]:
     """The runs of ``compare`` that DVC would train, all of them if what they stand on changed."""
     from dvc.exceptions import DvcException
-    from dvc.repo import Repo
+    from dvc.lock import LockError
+    from dvc.repo import Repo, lock_repo
 
-    mend()
     try:
         with Repo(".") as repo:
+            with lock_repo(repo):
+                mend()
             stale = {str(n): why for n, why in repo.status().items() if why != ["always changed"]}
+    except LockError:
+        raise InputError(BUSY) from None
     except DvcException as error:
         raise InputError(wrong_files(error)) from None
     runs = runs_of(params.compare)

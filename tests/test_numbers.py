@@ -12,6 +12,8 @@ import itertools
 import json
 import math
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -561,3 +563,28 @@ def test_out_of_memory_in_a_stage_is_one_line_and_status_1(stage, monkeypatch, c
     (line,) = capsys.readouterr().err.splitlines()
     at = run.name if stage == "test" else stage
     assert line.startswith(f"error: {at}: out of memory (CUDA out of memory); lower data.image_siz")
+
+
+@pytest.mark.parametrize("error", ["MemoryError()", "OSError(errno.ENOMEM, 'no room')"])
+def test_out_of_memory_loads_nothing_more(error):
+    program = (
+        "import errno, sys\n"
+        "from pipeline.stages import common\n"
+        "from tests.report.fake_runs import fake_params\n"
+        "common.check.load = fake_params\n"
+        "def stage(params):\n"
+        f"    raise {error}\n"
+        "try:\n"
+        "    common.main(stage)\n"
+        "finally:\n"
+        "    assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 1 and line.endswith("out of memory; " + common.LESS)

@@ -104,8 +104,8 @@ def _project(stage: Stage, epochs: int) -> Iterator[Path]:
 
 
 def _write_params(folder: Path, epochs: int, tracking: Mapping[str, Any]) -> None:
-    yaml = YAML()
-    tree = yaml.load(CONFIG.read_text(encoding="utf-8"))
+    form = YAML()
+    tree = form.load(CONFIG.read_text(encoding="utf-8"))
     breakdown = tree["methods"]["breakdown"]
     for block in (breakdown["encoder"], breakdown["head"], tree["methods"]["scratch"]):
         block["epochs"] = epochs
@@ -113,7 +113,7 @@ def _write_params(folder: Path, epochs: int, tracking: Mapping[str, Any]) -> Non
     tree["compare"]["seeds"] = [SEED]
     tree["tracking"] |= tracking
     with (folder / "params.yaml").open("w", encoding="utf-8") as file:
-        yaml.dump(tree, file)
+        form.dump(tree, file)
 
 
 def _command(stage: Stage) -> list[str]:

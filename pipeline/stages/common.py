@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -20,6 +21,7 @@ from pipeline.errors import InputError, command
 from pipeline.params import Params
 from pipeline.records import RunId
 
+LESS = "lower data.image_size or compare.shots, or run fewer JOBS"  # needs less memory
 SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh"}
 
 
@@ -56,6 +58,10 @@ def _within_memory(what: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, OSError, RuntimeError) as error:
+        if "torch" not in sys.modules:  # and there may be no memory to load it
+            if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+                raise InputError(f"{what}: out of memory; {LESS}") from None
+            raise
         from pipeline.training.runtime import in_one_line
 
         with in_one_line(what):
