@@ -21,6 +21,7 @@ import filelock
 
 from pipeline import check
 from pipeline.cells import Cell, Project, opened
+from pipeline.data.memory import cores
 from pipeline.errors import InputError, command, refusal
 from pipeline.params import Params, Runtime
 from pipeline.workers import Ended, Workers
@@ -215,13 +216,6 @@ def advice(number: int, runtime: Runtime, cores: int) -> str:
         f"{wanted} threads, and there are {cores} cores; JOBS={max(1, cores // runtime.threads)} "
         "may be as fast"
     )
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from pipeline import check, jobs, recipes
 from pipeline.cells import BUSY, mend, wrong_files
+from pipeline.data.memory import cores
 from pipeline.errors import InputError, command
 from pipeline.params import PARAMS_FILE, Block, Optimizer, Params
 from pipeline.recipes.breakdown import Encoder
@@ -116,7 +117,7 @@ def describe(params: Params, at_a_time: int | None = None) -> str:
     passes = sum(image_passes(params, run, counts) for run in stale)
     stages = sum(3 if run.method in params.compare.breakdowns else 2 for run in stale)
     seconds = passes / speed + stages * (FORKED_SECONDS if at_a_time else STAGE_SECONDS)
-    seconds /= min(at_a_time or 1, len(stale), max(1, jobs.cores() // params.runtime.threads))
+    seconds /= min(at_a_time or 1, len(stale), max(1, cores() // params.runtime.threads))
     copies = 2  # in the workspace and in DVC's cache
     models = sum(1.0 + 0.7 * _encoders(params.methods[run.method]) for run in stale)
     data = params.data

@@ -237,7 +237,7 @@ def test_runs_at_a_time_take_as_much_less_time(at_a_time, told, monkeypatch):
     monkeypatch.setattr(plan, "count", lambda params: COUNTS)
     monkeypatch.setattr(plan, "image_passes", lambda params, run, counts: 300)
     monkeypatch.setattr(plan, "_measure", lambda params: (1.0, 1.0, "cpu"))
-    monkeypatch.setattr(plan.jobs, "cores", lambda: 8)
+    monkeypatch.setattr(plan, "cores", lambda: 8)
     assert params.runtime.threads == 1
     assert f"on cpu: about 1,800 image passes at most, about {told} minutes" in plan.describe(
         params, at_a_time

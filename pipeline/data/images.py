@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
+import math
 import os
 import shutil
 import threading
@@ -19,6 +21,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from pipeline.data.memory import Room, cores
 from pipeline.data.sources import Item
 from pipeline.errors import InputError
 from pipeline.records import whole_or_none
@@ -45,6 +48,8 @@ TURNS = {
 
 LISTED = 20  # undecodable files that an error names
 TASK = 64  # images that a thread takes at once at most: a task each costs more than a small image
+PIXELS = 2**26  # in work at once, of up to 16 bytes each; a larger image comes alone
+LARGE = 2**20  # pixels of an image whose memory is worth giving back at once
 SHARE = 64  # and at least so many times, where there are images enough: none waits long at the end
 
 
@@ -59,13 +64,20 @@ def decode(data: bytes, size: int, resize: Resize, channels: Literal[1, 3]) -> P
     rest: a border in any fixed colour would be a shape of its own on some backgrounds). An image
     of the wanted size already keeps its pixels exactly.
 
+    Of several threads that decode at once one waits where they would have more than ``PIXELS`` in
+    memory, so that this is bounded whatever the number of cores.
+
     Raises:
         InputError: why the file cannot be decoded; without its name, which the caller knows.
     """
     try:
-        image = _load(data, size)
-        turn = TURNS.get(_orientation(image))
-        image = _flat(image, "L" if channels == 1 else "RGB")
+        image, pixels = _opened(data, size)
+        with _room.of(pixels):
+            decoded = _decoded(image, size, resize, channels)
+            del image
+            if pixels >= LARGE:
+                _give_memory_back()
+            return decoded
     except InputError:
         raise
     except UnidentifiedImageError:
@@ -83,13 +95,6 @@ def decode(data: bytes, size: int, resize: Resize, channels: Literal[1, 3]) -> P
         raise InputError("needs more memory than there is; make it smaller") from None
     except Exception as error:  # Pillow's readers raise all sorts on damaged files
         raise InputError(f"is damaged: {_one_line(error)}") from None
-    if turn is not None:
-        image = image.transpose(turn)
-    pixels = np.asarray(_resized(image, size, resize))
-    if resize == "pad":
-        pixels = _padded(pixels, size)
-    planes = pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
-    return np.ascontiguousarray(planes)
 
 
 def decode_all(
@@ -103,9 +108,9 @@ def decode_all(
 ) -> None:
     """Decode images in threads to a uint8 ``.npy`` of shape (len(items), channels, size, size).
 
-    Pillow releases the interpreter's lock, so threads use all cores (``workers`` null). The file
-    is written beside ``out`` and moved there when whole; no more images are in memory than there
-    are threads, and no more of the file than that.
+    Pillow releases the interpreter's lock, so threads use all cores that this process may use
+    (``workers`` null). The file is written beside ``out`` and moved there when whole; no more
+    images are in memory than there are threads and than `decode` allows, and no more of the file.
 
     Raises:
         InputError: naming the files that cannot be decoded, each with its reason; or too little
@@ -143,7 +148,7 @@ def decode_all(
             return len(rows), wrong
 
         wrong: dict[int, str] = {}
-        threads = workers or os.cpu_count() or 1
+        threads = workers or cores()
         step = min(TASK, 1 + len(items) // (threads * SHARE))
         tasks = [range(row, min(row + step, len(items))) for row in range(0, len(items), step)]
         with (
@@ -201,6 +206,7 @@ class _Quiet:
 
 
 _quiet = _Quiet()
+_room = Room(PIXELS)
 
 
 @contextmanager
@@ -226,14 +232,35 @@ def _pillow_warnings() -> Iterator[None]:
                 _quiet.caught.__exit__(None, None, None)
 
 
-def _load(data: bytes, size: int) -> Image.Image:
+def _opened(data: bytes, size: int) -> tuple[Image.Image, int]:
+    """The image, of which only the head is read yet, and how many pixels it will be in memory."""
     with _pillow_warnings():
         image = Image.open(io.BytesIO(data), formats=FORMATS)
+    whole = math.prod(image.size)
     # JPEG only: decoded at 1/2, 1/4 or 1/8, yet twice the wanted size, so that the filter still
     # decides how the result looks
     image.draft(None, (2 * size, 2 * size))
+    # what comes in several passes is put together in full first
+    return image, whole if "progressive" in image.info else math.prod(image.size)
+
+
+def _give_memory_back() -> None:
+    """Let others have what was freed: glibc keeps much of it for the thread that had it."""
+    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)
+
+
+def _decoded(image: Image.Image, size: int, resize: Resize, channels: Literal[1, 3]) -> Pixels:
     image.load()
-    return image
+    turn = TURNS.get(_orientation(image))
+    image = _flat(image, "L" if channels == 1 else "RGB")
+    if turn is not None:
+        image = image.transpose(turn)
+    pixels = np.asarray(_resized(image, size, resize))
+    if resize == "pad":
+        pixels = _padded(pixels, size)
+    planes = pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+    return np.ascontiguousarray(planes)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -274,8 +301,10 @@ def _eight_bits(image: Image.Image) -> Pixels:
         ranges = [1.0, 255.0, 65535.0] if image.mode == "F" else [255.0, 65535.0]
     top = next((top for top in ranges if low >= 0 and high <= top), None)
     if top is None:
-        values, top = values - low, (high - low) or 1.0
-    return np.rint(values * (255 / top)).astype(np.uint8)
+        values -= low
+        top = (high - low) or 1.0
+    values *= 255 / top
+    return np.rint(values, out=values).astype(np.uint8)
 
 
 def _resized(image: Image.Image, size: int, resize: Resize) -> Image.Image:

@@ -1,14 +1,50 @@
-"""How much memory there still is: for the machine, and within a container's limits."""
+"""What this process can have: memory, within a container's limits, and cores."""
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 
 ROOT = Path("/")
 MOUNTED = "sys/fs/cgroup"
+
+
+class Room:
+    """A bound on what threads have in work at once, in a unit of their own.
+
+    Args:
+        size: of all together; what is larger comes alone.
+    """
+
+    def __init__(self, size: int):
+        self._size, self._taken = size, 0
+        self._turn, self._freed = threading.Lock(), threading.Condition()
+
+    @contextmanager
+    def of(self, amount: int) -> Iterator[None]:
+        """Wait until there is room for so much, and hold it; nobody overtakes who waits."""
+        amount = min(amount, self._size)
+        with self._turn, self._freed:
+            self._freed.wait_for(lambda: self._taken + amount <= self._size)
+            self._taken += amount
+        try:
+            yield
+        finally:
+            with self._freed:
+                self._taken -= amount
+                self._freed.notify()
+
+
+def cores() -> int:
+    """How many cores this process may use: it can be bound to less than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def available_memory(root: Path = ROOT) -> int:

@@ -6,6 +6,13 @@ such as the rim of a lens; two images are near duplicates if what is left correl
 and contrast cancel out, compression and resizing alter finer detail, and two photographs of one
 thing do not correlate there.
 
+Of photographs, faces and drawn characters, up to 3000 of 32 pixels or more, at least 95 % are found
+of the copies that are 0.6 to 1.4 times as bright (93 % at 1.5 times, where highlights burn out),
+resized to a quarter to twice the size, recompressed from JPEG quality 30 on, or mirrored, and of
+those that are all of this, resized to half to twice the size. With them come false pairs, less
+than 1 for 100 images. Of 16 to 31 pixels resized and mirrored copies are found less often, of 8 to
+15 little but darker ones; copies that are cropped, turned or drawn upon are not looked for.
+
 Candidates come from locality-sensitive hashing by random hyperplanes (Charikar, "Similarity
 estimation techniques from rounding algorithms", STOC 2002), so that time grows with the number of
 images, not with that of their pairs.
@@ -24,9 +31,9 @@ from scipy.sparse import csgraph
 
 SIDE = 16  # of the reduced image
 LEAST_SIDE = 8  # smaller images are too much alike to tell
-ALIKE = 0.96  # correlation from which two images count as one
+ALIKE = 0.93  # correlation from which two images count as one
 ALIKE_SMALL = 0.99  # of images of less than SIDE pixels, which say less
-TABLES = 24  # of hashes; of a million images 93 % of pairs just ALIKE share one, of fewer more
+TABLES = 24  # of hashes; of a million images 68 % of pairs just ALIKE share one, 93 % from 0.96 on
 SPARE_BITS = 3  # of a hash, beyond a bucket for each image: strangers seldom meet
 WINDOW = 16  # images after one in its bucket that it is compared with; copies of one form a chain
 MANY = 2**20  # pairs from which on only those are kept that join images not joined before

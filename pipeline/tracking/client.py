@@ -11,13 +11,14 @@ import math
 import os
 import platform
 import re
+import shutil
 import sqlite3
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, quote, unquote
+from urllib.parse import parse_qsl, quote, unquote, unquote_to_bytes
 
 import filelock
 import psutil
@@ -83,9 +84,11 @@ LOCK_SECONDS = 60
 SAME_START_SECONDS = 5
 LONGEST_PARAM = 6000
 LONGEST_REASON = 300
+LONGEST_READ = 4096  # of an error: a server's answer may have any length, and take long to search
 # a user and a password, which SQLAlchemy lets have slashes; not a port and an @ in a path
 _USERINFO = re.compile(r"://(?:[^/\s]*@|[^:/@\s]+:(?!\d+(?:/|$))\S*@)")
 _UNANSWERED = re.compile(r"Max retries exceeded with url(?:.*too many (?P<status>\d+) error)?")
+_MISREAD = re.compile(r"\?|%[0-9A-Fa-f]{2}")  # in the path of a URI
 _HEADER = re.compile(r"\b(Basic|Bearer)\s+[^\s'\"]+", re.IGNORECASE)
 _SECRET_NAME = re.compile(r"PASSW|TOKEN|SECRET|CREDENTIAL|_KEY$|^MLFLOW_TRACKING_USERNAME$")
 SHORTEST_SECRET = 4  # what is shorter is in any text by chance
@@ -120,7 +123,8 @@ class Store:
         """The SQLite file, if the store is one."""
         if not self.uri.startswith("sqlite:///"):
             return None
-        path = unquote(self.uri.removeprefix("sqlite:///").partition("?")[0])
+        path = self.uri.removeprefix("sqlite:///").partition("?")[0]
+        path = os.fsdecode(unquote_to_bytes(os.fsencode(path)))
         return Path(path) if path and path != ":memory:" else None
 
 
@@ -141,27 +145,39 @@ def store(root: Path) -> Store:
     root = root.resolve()
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
         return Store(uri, None, False, root)
-    # encode only what would be misread: SQLAlchemy decodes a path from 2.1 on, MLflow never
-    path = re.sub(r"%(?=[0-9A-Fa-f]{2})", "%25", (root / "mlflow.db").as_posix())
-    path = path.replace("?", "%3F")
-    return Store(f"sqlite:///{path}", (root / "mlruns").as_uri(), True, root)
+    return Store(_sqlite_uri(root / "mlflow.db"), (root / "mlruns").as_uri(), True, root)
+
+
+def _sqlite_uri(path: Path) -> str:
+    text = str(path)
+    if _MISREAD.search(text) or not text.isprintable():
+        # SQLAlchemy decodes it, from 2.1 on; MLflow does not, and makes the folder that it reads
+        # there: with its slashes encoded there is none
+        text = quote(os.fsencode(path), safe="")
+    return f"sqlite:///{text}"
 
 
 def shown(uri: str) -> str:
-    """A URI fit for printing: without credentials and query."""
-    return _USERINFO.sub("://", uri).partition("?")[0]
+    """A URI fit for printing: in one line, without credentials and query."""
+    return _printable(_USERINFO.sub("://", uri).partition("?")[0])
+
+
+def _printable(text: str) -> str:
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
 
 
 def reason(error: BaseException, uri: str = "") -> str:
     """Why tracking failed, as one line without credentials."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
+    text = lines[0][:LONGEST_READ] if lines else type(error).__name__
     if isinstance(error, (LookupError, TypeError, AttributeError)):
         text = f"{type(error).__name__}: {text}"  # these name a key or value and nothing else
     if unanswered := _UNANSWERED.search(text):
         status = unanswered["status"]
         text = f"{shown(uri)} " + (f"answers with status {status}" if status else "gives no answer")
-    text = _without_secrets(text, uri)
+    text = _printable(_without_secrets(text, uri))
     return text if len(text) <= LONGEST_REASON else text[: LONGEST_REASON - 1] + "…"
 
 
@@ -216,6 +232,8 @@ def make_ready(place: Store) -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     if not place.database:
         return
+    if place.embedded and not _is_text(place.database):
+        raise TrackingError(f"{place.root}: MLflow needs a folder whose name is UTF-8; rename it")
     with _creation_lock(place):
         if place.embedded and not _holds_anything(place.database):
             _make_database(place.database, place)
@@ -236,21 +254,32 @@ def _holds_anything(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0
 
 
+def _is_text(path: Path) -> bool:
+    try:
+        return bool(str(path).encode())
+    except UnicodeEncodeError:
+        return False
+
+
 def _make_database(path: Path, place: Store) -> None:
-    """Make the SQLite file beside its place, then put it there whole.
+    """Make the SQLite file beside its place, then put it there whole; a link stays one.
 
     A process that ends meanwhile, such as one that follows a phase, would leave half of the tables,
     which MLflow can neither use nor complete.
     """
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
+    path = path.resolve()
     beside = path.with_name(f"{path.name}.new")
     for left in path.parent.glob(f"{beside.name}*"):
         left.unlink(missing_ok=True)
     bulk.remove_journals(path)
-    with bulk.unsynced():
-        SqlAlchemyStore(f"{place.uri}.new", place.artifacts).engine.dispose()
-    bulk.sync(beside)
+    with bulk.synchronous("OFF"):
+        SqlAlchemyStore(_sqlite_uri(beside), place.artifacts)
+    with beside.open("rb") as made:
+        os.fsync(made.fileno())
+    if path.exists():
+        shutil.copymode(path, beside)
     os.replace(beside, path)
 
 

@@ -81,14 +81,17 @@ def _write(job: Job) -> Done:
     """Publish; the project's own store is written to without waiting for its disk each time."""
     database = job.store.database
     if not (database and job.store.embedded):
-        return _publish(job)
-    bulk.recover(database)
+        return _publish(job)[0]
     tracking.make_ready(job.store)
     with bulk.bulk(database):
-        return _publish(job)
+        done, running = _publish(job)
+    if not running and not bulk.mark(database).exists():
+        _remember(job, done)
+    return done
 
 
-def _publish(job: Job) -> Done:
+def _publish(job: Job) -> tuple[Done, int]:
+    """What was done, and how many phases are still followed."""
     results = result_runs.read_results(job)
     entries = [result_runs.entry(job, result) for result in results]
     client = tracking.open_client(job.store)
@@ -116,9 +119,7 @@ def _publish(job: Job) -> Done:
         replaced=counted["replaced"],
         missing=len(job.runs) - len(results),
     )
-    if not close_leftovers(client):
-        _remember(job, done)
-    return done
+    return done, close_leftovers(client)
 
 
 def _bring(
@@ -185,7 +186,7 @@ def _existing(client: MlflowClient, experiment_id: str) -> dict[str, list[Any]]:
         tags = run.data.tags
         if "config_key" in tags:
             by_key[tags["config_key"]].append(run)
-        elif (marks := _marks(tags)) and _abandoned(marks):
+        elif _abandoned(_marks(tags)):
             client.delete_run(run.info.run_id)
     return by_key
 
@@ -204,7 +205,7 @@ def _all_runs(client: MlflowClient, experiment_id: str) -> Iterator[Any]:
 
 
 def _marks(tags: Mapping[str, str]) -> Mapping[str, str]:
-    """Who is making a run, and since when; nothing where it is none of ours.
+    """Who is making a run, and since when; a run that is none of ours does not say that.
 
     It stands in the place of the digest; earlier versions had tags for it.
     """
@@ -218,11 +219,15 @@ def _marks(tags: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def _abandoned(marks: Mapping[str, str]) -> bool:
+    try:
+        since = float(marks["publishing.since"])
+    except (KeyError, TypeError, ValueError):
+        return False  # not ours
     # we hold the lock: a publish of this process that is still under way is none
     if tracking.is_local(marks):
         return marks.get("process.pid") == str(os.getpid()) or not tracking.is_alive(marks)
     # not by the run's own start, which lies its training time back
-    return time.time() - float(marks.get("publishing.since", 0)) > ABANDONED_SECONDS
+    return time.time() - since > ABANDONED_SECONDS
 
 
 def _update(client: MlflowClient, run: Any, job: Job, entry: Entry) -> None:
@@ -329,9 +334,8 @@ def _unchanged(job: Job) -> Done | None:
 
 
 def _remember(job: Job, done: Done) -> None:
-    if job.store.embedded:
-        kept = done.created + done.replaced + done.kept
-        write_json(_stamp(job), {"state": _state(job), "kept": kept, "missing": done.missing})
+    kept = done.created + done.replaced + done.kept
+    write_json(_stamp(job), {"state": _state(job), "kept": kept, "missing": done.missing})
 
 
 def _stamp(job: Job) -> Path:
@@ -342,7 +346,7 @@ def _state(job: Job) -> str:
     files = sorted(Path(__file__).parent.glob("*.py"))
     files += [job.file(path) for path, _ in summary.files(job)]
     if job.store.database:
-        files.append(job.store.database)
+        files += [job.store.database, bulk.log_of(job.store.database)]
     if job.store.artifacts:  # a folder for each run lies in it
         files.append(_path(job.store.artifacts) / tracking.RESULTS)
     for run in job.runs:

@@ -1,11 +1,14 @@
-"""Memory that can still be had, in made-up control groups of Linux."""
+"""Memory that can still be had, in made-up control groups of Linux; room that threads share."""
 
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import psutil
 import pytest
 
-from pipeline.data.memory import available_memory
+from pipeline.data.memory import Room, available_memory, cores
 
 GB = 10**9
 MACHINE = 64 * GB
@@ -97,3 +100,53 @@ def test_damaged_files_are_no_limit(tmp_path):
     group(tmp_path, "", V2, 3 * GB, GB)
     (tmp_path / "sys/fs/cgroup/memory.stat").write_bytes(b"\xff\n\nalone\ninactive_file x\n")
     assert available_memory(tmp_path) == 2 * GB
+
+
+def test_threads_have_no_more_than_the_room_and_what_is_larger_comes_alone():
+    room, lock, inside, seen = Room(10), threading.Lock(), [], []
+
+    def work(amount):
+        with room.of(amount):
+            with lock:
+                inside.append(amount)
+                seen.append(tuple(inside))
+            with lock:
+                inside.remove(amount)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, [1, 4, 4, 0, 3, 25, 10, 7] * 200))
+    assert len(seen) == 1600 and not inside
+    assert all(sum(amounts) <= 10 or amounts in ((25,), (25, 0), (0, 25)) for amounts in seen)
+
+
+def test_whoever_waits_for_room_is_overtaken_by_nobody():
+    room, order = Room(10), []
+
+    def work(amount):
+        with room.of(amount):
+            order.append(amount)
+
+    with ThreadPoolExecutor(2) as pool, room.of(1):
+        waiting = pool.submit(work, 25)
+        while not room._turn.locked():
+            pass
+        pool.submit(work, 2)
+        assert not waiting.done() and not order
+    assert order == [25, 2]
+
+
+def test_room_is_given_back_where_the_work_fails():
+    room = Room(10)
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError), room.of(10):
+            1 / 0  # noqa: B018
+    with room.of(10):
+        pass
+
+
+def test_cores_are_those_that_the_process_is_bound_to(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {2, 3}, raising=False)
+    assert cores() == 2
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert cores() == 1

@@ -3,11 +3,13 @@ import errno
 import io
 import os
 import struct
+import subprocess
 import sys
 import threading
 import warnings
 import zipfile
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from PIL import Image
 
 from pipeline.data import images
 from pipeline.data.images import decode, decode_all
+from pipeline.data.memory import Room
 from pipeline.data.sources import Item
 from pipeline.errors import InputError
 from pipeline.params import Data, Params
@@ -491,6 +494,44 @@ class TestDecodeAll:
         decode_all(items, tmp_path / "x.npy", 64, "crop", 3, workers=3)
         assert 1 <= most[0] <= 3
 
+    def test_no_more_pixels_in_work_than_there_is_room_for(self, tmp_path, monkeypatch):
+        most, lock, now = [0], threading.Lock(), [0]
+
+        def watched(image, *arguments):
+            with lock:
+                now[0] += image.width * image.height
+                most[0] = max(most[0], now[0])
+            try:
+                return whole(image, *arguments)
+            finally:
+                with lock:
+                    now[0] -= image.width * image.height
+
+        whole = images._decoded
+        monkeypatch.setattr(images, "_decoded", watched)
+        monkeypatch.setattr(images, "_room", Room(3 * 300**2))
+        sides = [100, 300, 300, 200, 400, 300, 600, 20] * 6  # one of them larger than the room
+        files = {
+            f"{n}.png": file_of(np.zeros((side, side), np.uint8)) for n, side in enumerate(sides)
+        }
+        items = put(tmp_path / "in", **files)
+        decode_all(items, tmp_path / "x.npy", 8, "crop", 1, workers=8)
+        assert most[0] == 600**2
+        assert np.load(tmp_path / "x.npy").shape == (len(sides), 1, 8, 8)
+
+    def test_threads_are_as_many_as_cores_that_may_be_used(self, tmp_path, monkeypatch):
+        asked = []
+
+        class Pool(ThreadPoolExecutor):
+            def __init__(self, threads):
+                asked.append(threads)
+                super().__init__(threads)
+
+        monkeypatch.setattr(images, "ThreadPoolExecutor", Pool)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda process: {1, 5, 6}, raising=False)
+        decode_all([], tmp_path / "x.npy", 8, "crop", 1)
+        assert asked == [3]
+
     def test_progress_is_quiet_without_a_terminal(self, tmp_path, capfd, monkeypatch):
         items = put(tmp_path / "in", good=file_of(GREY))
         decode_all(items, tmp_path / "x.npy", 8, "crop", 1)
@@ -506,6 +547,49 @@ class TestDecodeAll:
         before = list(warnings.filters)
         decode_all(items, tmp_path / "x.npy", 8, "crop", 1, workers=8)
         assert warnings.filters == before
+
+
+def deep_png(side: int) -> bytes:
+    """A file of few bytes with 16 bits a channel and transparency."""
+    packer = zlib.compressobj(1)
+    rows = b"".join(packer.compress(bytes(1 + 8 * side)) for _ in range(side)) + packer.flush()
+    head = struct.pack(">IIBBBBB", side, side, 16, 6, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        chunk(kind, data) for kind, data in ((b"IHDR", head), (b"IDAT", rows), (b"IEND", b""))
+    )
+
+
+PEAK = """
+import re, sys
+from pathlib import Path
+from pipeline.data import images
+from pipeline.data.memory import Room
+from pipeline.data.sources import Item
+
+def peak():
+    return int(re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+
+items = [Item(path, Path(path), "a") for path in sys.argv[2:]]
+images._room, before = Room(int(sys.argv[1])), peak()
+images.decode_all(items, Path("x.npy"), 32, "crop", 3, workers=8, progress=False)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells a process's peak")
+@pytest.mark.parametrize(
+    ("side", "room"),
+    [(1500, 1500**2), (2000, 1), pytest.param(9400, images.PIXELS, marks=pytest.mark.torture)],
+)
+def test_memory_is_bounded_whatever_the_number_of_threads(side, room, tmp_path):
+    picture = tmp_path / "in.png"
+    picture.write_bytes(deep_png(side))
+    command = [sys.executable, "-c", PEAK, str(room), *[str(picture)] * 8]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    ended = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert 8 * side**2 < int(ended.stdout) < 18 * side**2 + 20e6
 
 
 def params(task: str = "classification", **data) -> Params:

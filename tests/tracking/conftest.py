@@ -51,7 +51,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _hasty_disk() -> Iterator[None]:
     """MLflow does not wait for the disk: a test's store need not outlive a power cut."""
-    with bulk.unsynced():
+    with bulk.synchronous("OFF"):
         yield
 
 

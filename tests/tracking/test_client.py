@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,12 +19,40 @@ from pipeline.tracking import views
 
 
 def test_store_embedded(tmp_path: Path) -> None:
-    root = tmp_path / "a b#c%20d?e 50%"
+    place = tracking.store(tmp_path / "a b#c 50%")
+    assert place.embedded and place.database == tmp_path / "a b#c 50%" / "mlflow.db"
+    assert place.uri == f"sqlite:///{tmp_path}/a b#c 50%/mlflow.db"
+    assert place.artifacts == f"file://{tmp_path}/a%20b%23c%2050%25/mlruns"
+
+
+@pytest.mark.parametrize("name", ["q?x", "p%41z", "a b#c%20d?e 50%", "é\nline\u2028?"])
+def test_a_folder_of_any_name_and_none_beside_it(
+    tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    root = tmp_path / name / "project"
+    root.mkdir(parents=True)
+    shutil.copy(database, root / "mlflow.db")
+    monkeypatch.chdir(root)
+    place = tracking.store(root)
+    assert place.database == root / "mlflow.db"
+    assert tracking.shown(place.uri).isprintable()
+    client = tracking.open_client(place)
+    run = client.create_run(tracking.experiment(client, tracking.RESULTS, place))
+    client.log_artifact(run.info.run_id, str(root / "mlflow.db"))
+    with closing(sqlite3.connect(root / "mlflow.db")) as rows:
+        assert rows.execute("SELECT run_uuid FROM runs").fetchall() == [(run.info.run_id,)]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert sorted(path.name for path in root.iterdir()) == [".mlflow.lock", "mlflow.db", "mlruns"]
+
+
+def test_a_folder_whose_name_is_no_text_is_refused(tmp_path: Path) -> None:
+    root = tmp_path / os.fsdecode(b"caf\xe9")
     root.mkdir()
     place = tracking.store(root)
-    assert place.embedded and place.database == root / "mlflow.db"
-    assert place.uri == f"sqlite:///{tmp_path}/a b#c%2520d%3Fe 50%/mlflow.db"
-    assert place.artifacts == f"file://{tmp_path}/a%20b%23c%2520d%3Fe%2050%25/mlruns"
+    assert place.database == root / "mlflow.db"
+    with pytest.raises(tracking.TrackingError, match="name is UTF-8; rename it"):
+        tracking.open_client(place)
+    assert list(root.iterdir()) == []
 
 
 def test_store_of_the_user_is_untouched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,6 +97,14 @@ def test_reason_is_one_short_line() -> None:
         "API request to https://c/d failed"
     )
     assert len(tracking.reason(Exception("x" * 5000))) == tracking.LONGEST_REASON
+    assert tracking.reason(Exception("red \x1b[31m\x07")) == "red \\x1b[31m\\x07"
+
+
+@pytest.mark.parametrize("part", ["://a:b", "://", "://a:b@", "Basic ", "Max retries exceeded "])
+def test_an_answer_of_any_length_takes_no_time(part: str) -> None:
+    start = time.process_time()
+    assert len(tracking.reason(Exception(part * 60_000), "http://a:b@c")) <= 300
+    assert time.process_time() - start < 1
 
 
 @pytest.mark.parametrize(

@@ -444,7 +444,7 @@ def test_half_runs_of_others_stay_while_they_may_be_alive(project: Project) -> N
     client = tracking.open_client(project.store)
     number = tracking.experiment(client, tracking.RESULTS, project.store)
     now = int(time.time())
-    own = tracking.process_tags()
+    own = {**tracking.process_tags(), "publishing.since": f"{now - 4000}"}
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
         living = {**own, "process.pid": str(child.pid)}
         living["process.started"] = str(psutil.Process(child.pid).create_time())
@@ -453,15 +453,33 @@ def test_half_runs_of_others_stay_while_they_may_be_alive(project: Project) -> N
             "alive": living,
             "dead": {**own, "process.pid": "1", "process.started": "0"},
             "other host": {**other, "publishing.since": f"{now}"},
-            "other host, long ago": {**other, "publishing.since": f"{now - 4000}"},
+            "other host, long ago": other,
         }
         for name, tags in halves.items():  # all of them trained for long
             client.create_run(number, 1000 * (now - 9000), {**tags, "publishing": "k"}, name)
-        client.create_run(number, 1000 * now, {}, "the user's own")
         publish(project)
         child.communicate(b"\n")
     assert set(halves) & set(runs(project)) == {"alive", "other host"}
-    assert "the user's own" in runs(project)
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {},
+        {"publishing": "draft"},
+        {"result_digest": "d41d8cd98f00b204e9800998ecf8427e"},
+        {"result_digest": "[1]"},
+        {"result_digest": '{"publishing.since": null}'},
+        {"publishing": "soon", "publishing.since": "yesterday"},
+    ],
+    ids=str,
+)
+def test_the_user_s_own_runs_stay(project: Project, tags: dict[str, str]) -> None:
+    client = tracking.open_client(project.store)
+    number = tracking.experiment(client, tracking.RESULTS, project.store)
+    client.create_run(number, 1, tags, "mine")
+    assert publish(project).created == 4
+    assert "mine" in runs(project)
 
 
 def test_doubles_of_raced_publishers_are_deleted(project: Project) -> None:
