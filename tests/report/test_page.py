@@ -11,7 +11,7 @@ from pipeline.evaluation.statistics import Crossover, CurvePoint
 from pipeline.records import RunId, read_json, write_json
 from pipeline.report import words
 from pipeline.report.page import Made, claims, html
-from pipeline.report.page.advice import Advice
+from pipeline.report.page.advice import Advice, advise
 from pipeline.report.page.again import MLFLOW
 from pipeline.report.page.as_html import rendered
 from pipeline.report.page.comparisons import crossover_sentences
@@ -784,3 +784,18 @@ def test_the_default_run_of_the_tests_is_json(usual):
     assert json.loads(json.dumps(read)) == report.params.model_dump(
         mode="json", by_alias=True, exclude={"tracking"}
     )
+
+
+@pytest.mark.parametrize(("answered", "told"), [("one class", True), ("all right", False)])
+def test_who_answers_no_better_than_one_class_is_no_advice(here, answered, told):
+    params = fake_params(breakdowns=(), baselines=("finetune",), shots=(5,))
+    write_runs(params)
+    report = made_report(params)
+    runs = []
+    for run in report.evidence.runs:
+        labels = run.answers.labels
+        predicted = labels if answered == "all right" else np.zeros_like(labels)
+        runs.append(replace(run, answers=replace(run.answers, predicted=predicted)))
+    report = replace(report, evidence=replace(report.evidence, runs=runs))
+    said = answer(report, [advise(report, 5)])
+    assert ("But finetune with 5 answers no better than one class for every image" in said) == told

@@ -10,6 +10,7 @@ from pipeline.evaluation.collect import Answers
 from pipeline.evaluation.statistics.results import Contrast
 from pipeline.report import words
 from pipeline.report.page.advice import Advice, advise
+from pipeline.report.page.classes import ACCURACY
 from pipeline.report.page.document import (
     Block,
     Code,
@@ -52,11 +53,31 @@ def answer(report: Report, advice: Sequence[Advice]) -> str:
     for of in advice:
         together = len(doubts) > 1 and of.ground in UNDECIDED
         groups.setdefault(UNDECIDED if together else _kind(of), []).append(of)
-    return " ".join(
+    said = [
         f"With {words.budgets([of.shots for of in same])}, "
         f"{_in_short(report, same) if kind == UNDECIDED else _clause(report, same)}."
         for kind, same in groups.items()
-    )
+    ]
+    return " ".join([*said, *_no_better_than_a_guess(report, advice)])
+
+
+def _no_better_than_a_guess(report: Report, advice: Sequence[Advice]) -> Iterator[str]:
+    """A sentence where what is to be used answers no better than one class for all images would."""
+    guessing: dict[str, list[Advice]] = {}
+    for of in advice:
+        answered = [run.answers for run in report.runs(of.use, of.shots) if run.answers]
+        if not answered or report.primary != ACCURACY:
+            continue
+        labels = answered[0].labels
+        right = sum(np.count_nonzero(run.predicted == labels) for run in answered)
+        if right <= len(answered) * np.bincount(labels).max():
+            guessing.setdefault(of.uses, []).append(of)
+    for uses, same in guessing.items():
+        yield (
+            f"But {uses} with {words.listed([str(of.shots) for of in same])} answers no better "
+            "than one class for every image would: nothing is shown to be learnt, and this is no "
+            "advice before a learning rate is found."
+        )
 
 
 def _kind(of: Advice) -> tuple[object, ...]:
