@@ -37,7 +37,7 @@ Placement = Literal["auto", "resident", "streamed"]
 Shots = int | Literal["all"]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-MOST = 1e15  # of a factor; two of them multiplied are still a number in single precision
+MOST = 3e38  # of a factor; more is no number in single precision
 NonNegative = Annotated[float, Field(ge=0, le=MOST)]
 Positive = Annotated[float, Field(gt=0, le=MOST)]
 Count = Annotated[int, Field(ge=1, le=10**9)]

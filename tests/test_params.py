@@ -66,7 +66,7 @@ WRONG = [
     ("epochs: 120", "epochs: -3", "epochs: -3", "greater than or equal to 1"),
     ("lr: 0.01\n", "lr: .nan\n", "lr: .nan", "finite"),
     ("lr: 0.01\n", "lr: 1e400\n", "lr: 1e400", "finite"),
-    ("lr: 0.01\n", "lr: 1e308\n", "lr: 1e308", "less than or equal to 1"),
+    ("lr: 0.01\n", "lr: 1e308\n", "lr: 1e308", "less than or equal to 3"),
     ("shots: [10]", "shots: [1]", "shots:", "needs; use 2 or more"),
     ("shots: [10]", "shots: [0]", "shots:", "at least 1"),
     ("shots: [10]", "shots: [ten]", "shots:", "'ten'"),
