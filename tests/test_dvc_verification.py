@@ -118,7 +118,7 @@ def test_episodes_and_views_train_nothing(people):
     assert len(fresh) == len(METHODS) * len(SEEDS)  # beside those of one view
     assert {run["params"]["model.views"] for run in fresh} == {"7"}
     edit(people, model__views=1)
-    assert stages_run(call(people, "dvc", "repro")) <= TESTS | {"evaluate", "publish"}
+    assert stages_run(call(people, "dvc", "repro")) == {"publish"}
     assert len(mlflow_runs(people)) == len(before) + len(fresh)
 
 
