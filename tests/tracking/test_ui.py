@@ -51,7 +51,7 @@ def test_the_store_is_served_with_its_artifacts(project: Project) -> None:
     process: subprocess.Popen[Any] = subprocess.Popen(
         [sys.executable, "-m", "pipeline.tracking.ui", str(port)],
         cwd=project.root,
-        env=environment(),
+        env={k: v for k, v in environment().items() if not k.startswith("MLFLOW_")},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
