@@ -27,7 +27,7 @@ repro: env
 	@python -m pipeline.report.summary
 
 test: env
-	python -m pytest -n logical --maxprocesses 8 --dist loadfile
+	python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 check: env
 	ruff format --check .

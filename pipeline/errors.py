@@ -113,10 +113,17 @@ def without_passwords(text: str) -> str:
     """Text whose addresses have neither user nor query."""
     if "://" not in text:
         return text
-    return "".join(_address(word) if "://" in word else word for word in _WORDS.split(text))
+    return "".join(address(word) if "://" in word else word for word in _WORDS.split(text))
 
 
-def _address(word: str) -> str:
+def user_of(uri: str) -> str:
+    """The user and password of an address, as they stand in it; empty where it has none."""
+    place = uri.find("://") + 3
+    user = _USER.match(uri, place) if place > 2 else None
+    return user[0][:-1] if user else ""
+
+
+def address(word: str) -> str:
     """A word, in which addresses may follow one another, without users and the first query."""
     kept, start, last = [], 0, word.rfind("@")
     while -1 < (place := word.find("://", start)) < last:

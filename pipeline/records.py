@@ -132,6 +132,26 @@ def whole_or_none(path: Path | str) -> Iterator[Path]:
             beside.unlink()
 
 
+def check_disk(place: Path, needed: int, what: str, mend: str) -> None:
+    """Refuse, before the work, what could not be written after it.
+
+    Args:
+        place: the file or folder to be written, in a folder that is there.
+        needed: bytes.
+        what: what takes them, for the message.
+        mend: what to do where there is no room.
+
+    Raises:
+        InputError: the disk has less room.
+    """
+    room = shutil.disk_usage(place if place.is_dir() else place.parent).free
+    if room < needed:
+        raise InputError(
+            f"{place}: needs {needed / 1e6:,.1f} MB for {what}, but its disk has "
+            f"{room / 1e6:,.1f} MB left; {mend}"
+        )
+
+
 def clear_halves(path: Path) -> None:
     """Remove what killed processes left beside ``path`` while they made that file or folder."""
     for left in _left_behind(path.parent.absolute()):
@@ -171,6 +191,27 @@ def read_json(path: Path | str) -> dict[str, Any]:
     return content
 
 
+def read_made(path: Path) -> dict[str, Any]:
+    """Read a JSON object that the pipeline has made.
+
+    Raises:
+        InputError: it is missing or unreadable; the line says to make it anew.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file; {REMAKE}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: no readable JSON ({error}): {REMAKE}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: no JSON object: {REMAKE}")
+    return content
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
 def read_record(folder: Path) -> dict[str, Any]:
     """The ``record.json`` of a run, or of a part of one, in its folder.
 
@@ -178,21 +219,10 @@ def read_record(folder: Path) -> dict[str, Any]:
         InputError: it is missing or unreadable, or has another version.
     """
     path = folder / "record.json"
-    try:
-        record = read_json(path)
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file; {REMAKE}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: no readable JSON ({error}): {REMAKE}") from None
-    check_version(path, record)
-    return record
-
-
-def check_version(path: Path, record: Any) -> None:
-    """InputError if a record is of another form than is written today."""
-    version = record.get("version") if isinstance(record, dict) else None
-    if version != RECORD_VERSION:
+    record = read_made(path)
+    if (version := record.get("version")) != RECORD_VERSION:
         raise InputError(f"{path}: version is {version}, not {RECORD_VERSION}: {REMAKE}")
+    return record
 
 
 def places_of(path: Path | str, header: Sequence[str], wanted: Sequence[str]) -> list[int]:

@@ -6,7 +6,6 @@ import hashlib
 import importlib.metadata
 import json
 import re
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -25,6 +24,7 @@ from pipeline.records import (
     CHECKPOINTS,
     RECORD_VERSION,
     RunId,
+    check_disk,
     digest,
     file_digest,
     project_root,
@@ -136,12 +136,8 @@ def check_room(folder: Path, module: nn.Module) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     needed = sum(tensor.nbytes for tensor in module.state_dict().values())
-    room = shutil.disk_usage(folder).free
-    if room < needed:
-        raise InputError(
-            f"{folder}: needs {needed / 1e6:,.1f} MB for what is to be trained, but its disk has "
-            f"{room / 1e6:,.1f} MB left; make room there, then run the same command again"
-        )
+    again = "make room there, then run the same command again"
+    check_disk(folder, needed, "what is to be trained", again)
 
 
 def within_budget(params: Params, recipe: AnyRecipe, made: Run) -> AnyRecipe:

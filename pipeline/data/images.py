@@ -6,7 +6,6 @@ import ctypes
 import io
 import math
 import os
-import shutil
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +23,7 @@ from tqdm import tqdm
 from pipeline.data.memory import Room, cores
 from pipeline.data.sources import Item
 from pipeline.errors import InputError
-from pipeline.records import whole_or_none
+from pipeline.records import check_disk, whole_or_none
 
 Resize = Literal["crop", "squash", "pad"]
 Pixels = npt.NDArray[np.uint8]
@@ -118,12 +117,8 @@ def decode_all(
     """
     shape = (len(items), channels, size, size)
     out.parent.mkdir(parents=True, exist_ok=True)
-    room, needed = shutil.disk_usage(out.parent).free, int(np.prod(shape))
-    if room < needed:
-        raise InputError(
-            f"{out}: needs {needed >> 20} MiB, but the disk has {room >> 20} MiB left; make room, "
-            "or lower data.image_size"
-        )
+    needed = int(np.prod(shape))
+    check_disk(out, needed, "the decoded images", "make room, or lower data.image_size")
     with (
         _disk_full(out),
         whole_or_none(out) as beside,

@@ -6,7 +6,6 @@ What is read is what ``compare`` names; files of other runs are never looked at.
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,7 @@ from pipeline.errors import InputError
 from pipeline.evaluation.diagnosis import Arrays, Diagnosis, parse, read_arrays
 from pipeline.evaluation.statistics.crossed import Contribution
 from pipeline.params import Compare
-from pipeline.records import REMAKE as REMAKE
-from pipeline.records import RunId, check_version, places_of, runs_of
+from pipeline.records import REMAKE, RunId, places_of, read_made, read_record, runs_of
 
 SUMMARY = Path("prepared/summary.json")
 NEAR = Path("prepared/near_duplicates.csv")
@@ -333,7 +331,7 @@ def _run(run: RunId, scored: Scored, breakdown: bool) -> Run:
 
 
 def _summary() -> dict[str, Any]:
-    prepared = _json(SUMMARY)
+    prepared = read_made(SUMMARY)
     counted = prepared.get("analysis", prepared.get("splits"))  # of verification, or not
     sound = isinstance(counted, dict) and all(
         isinstance(of, dict) and _is_number(of.get("images")) for of in counted.values()
@@ -371,7 +369,7 @@ def _near() -> list[NearPair]:
 
 def _diagnosis(path: Path) -> Diagnosis:
     try:
-        return parse(_json(path))
+        return parse(read_made(path))
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: no diagnosis of a run ({_line(error)}): {REMAKE}") from None
 
@@ -384,7 +382,7 @@ def _arrays(path: Path) -> Arrays:
 
 
 def _one_image_seconds(path: Path) -> float:
-    seconds: Any = _json(path).get("one_image_seconds")
+    seconds: Any = read_made(path).get("one_image_seconds")
     if not _is_number(seconds):
         raise InputError(f"{path}: 'one_image_seconds' is missing or no number: {REMAKE}")
     return float(seconds)
@@ -392,8 +390,7 @@ def _one_image_seconds(path: Path) -> float:
 
 def _record(run: RunId) -> dict[str, Any]:
     path = run.folder / "record.json"
-    record = _json(path)
-    check_version(path, record)
+    record = read_record(run.folder)
     for field, kind in RECORD_FIELDS.items():
         if not isinstance(record.get(field), kind):
             raise InputError(f"{path}: '{field}' is missing or no {kind.__name__}: {REMAKE}")
@@ -408,7 +405,7 @@ def _record(run: RunId) -> dict[str, Any]:
 
 
 def _costs(run: RunId, path: Path) -> list[Cost]:
-    phases = _json(path).get("phases")
+    phases = read_made(path).get("phases")
     if not isinstance(phases, list) or not all(
         isinstance(p, dict) and "phase" in p for p in phases
     ):
@@ -443,22 +440,6 @@ def _picture(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); {REMAKE}") from None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file; {REMAKE}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: no readable JSON ({_line(error)}): {REMAKE}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: no JSON object: {REMAKE}")
-    return content
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number of JSON")
 
 
 def _line(error: Exception) -> str:

@@ -17,13 +17,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.evaluation.collect import REMAKE, numbers, read_text_table
+from pipeline.evaluation.collect import numbers, read_text_table
 from pipeline.evaluation.contributions import FEWEST_UNITS, pseudo_values
 from pipeline.evaluation.decisions import Bools, Floats, Ints, checked
 from pipeline.evaluation.metrics import accuracy
 from pipeline.evaluation.statistics import LEVEL
 from pipeline.evaluation.statistics.crossed import Contribution
-from pipeline.records import ANSWER_COLUMNS, OFFICIAL, PAIRS, digest
+from pipeline.records import ANSWER_COLUMNS, OFFICIAL, PAIRS, REMAKE, digest
 
 FALSE_ACCEPT_RATES = (0.01, 0.001)
 ACCURACY, ROC_AUC, EER = "test/accuracy", "test/roc_auc", "test/eer"

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.errors import InputError
-from pipeline.evaluation.collect import REMAKE, read_text_table
+from pipeline.evaluation.collect import read_text_table
+from pipeline.records import REMAKE
 
 LEAST, MOST = 64, 96  # sides of a small picture, in pixels
 

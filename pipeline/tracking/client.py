@@ -24,7 +24,7 @@ import filelock
 import psutil
 
 from pipeline import records
-from pipeline.errors import InputError
+from pipeline.errors import InputError, address, user_of, without_passwords
 from pipeline.records import digest
 from pipeline.tracking import bulk, views
 
@@ -85,8 +85,6 @@ SAME_START_SECONDS = 5
 LONGEST_PARAM = 6000
 LONGEST_REASON = 300
 LONGEST_READ = 4096  # of an error: a server's answer may have any length, and take long to search
-# a user and a password, which SQLAlchemy lets have slashes; not a port and an @ in a path
-_USERINFO = re.compile(r"://(?:[^/\s]*@|[^:/@\s]+:(?!\d+(?:/|$))\S*@)")
 _UNANSWERED = re.compile(r"Max retries exceeded with url(?:.*too many (?P<status>\d+) error)?")
 _MISREAD = re.compile(r"\?|%[0-9A-Fa-f]{2}")  # in the path of a URI
 _HEADER = re.compile(r"\b(Basic|Bearer)\s+[^\s'\"]+", re.IGNORECASE)
@@ -159,7 +157,7 @@ def _sqlite_uri(path: Path) -> str:
 
 def shown(uri: str) -> str:
     """A URI fit for printing: in one line, without credentials and query."""
-    return _printable(_USERINFO.sub("://", uri).partition("?")[0])
+    return _printable(address(uri))
 
 
 def _printable(text: str) -> str:
@@ -186,11 +184,10 @@ def _without_secrets(text: str, uri: str) -> str:
 
     A server's answer, which an error repeats, may hold anything that was sent to it.
     """
-    text = _USERINFO.sub("://", text.replace(uri, shown(uri)) if uri else text)
+    text = without_passwords(text.replace(uri, shown(uri)) if uri else text)
     text = _HEADER.sub(r"\1 ***", text)
     secrets = {value for name, value in os.environ.items() if _SECRET_NAME.search(name)}
-    if userinfo := _USERINFO.search(uri):
-        secrets.update(userinfo[0][3:-1].split(":", 1))
+    secrets.update(user_of(uri).split(":", 1))
     secrets.update(value for _, value in parse_qsl(uri.partition("?")[2]))
     secrets |= {quote(secret, safe="") for secret in secrets} | {*map(unquote, secrets)}
     for secret in sorted(secrets, key=len, reverse=True):

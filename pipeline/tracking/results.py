@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.colours import colour
-from pipeline.records import RunId, check_version, digest, file_digest, read_json
+from pipeline.records import RunId, digest, file_digest, read_made, read_record
 from pipeline.tracking import client as tracking
 from pipeline.tracking.entries import (
     KIND,
@@ -73,13 +73,10 @@ def read_result(root: Path, run: RunId, scores: dict[str, float]) -> Result:
     """Read a run's record and diagnosis, and digest its files but those of times.
 
     Raises:
-        InputError: the record is of another form than is written today.
-        ValueError: the record or the diagnosis is no JSON.
+        InputError: the record or the diagnosis is no JSON, or of another form than today's.
     """
-    path = root / run.folder / "record.json"
-    record = _json(path)
-    check_version(path, record)
-    diagnosis = _json(root / run.diagnosis) if (root / run.diagnosis).exists() else {}
+    record = read_record(root / run.folder)
+    diagnosis = read_made(root / run.diagnosis) if (root / run.diagnosis).exists() else {}
     asked = {name: record[name] for name in ("parameters", "inputs", "method", "shots", "seed")}
     if of_test := diagnosis.get("asked"):
         asked["tested"] = of_test
@@ -92,7 +89,7 @@ def read_result(root: Path, run: RunId, scores: dict[str, float]) -> Result:
         diagnosis=diagnosis,
         key=digest(json.dumps(asked, sort_keys=True)),
         digest=digest(
-            path.read_bytes(),
+            (root / run.folder / "record.json").read_bytes(),
             json.dumps(scores, sort_keys=True),
             *(
                 file_digest(root / file) if (root / file).exists() else ""
@@ -177,7 +174,7 @@ def costs(root: Path, run: RunId) -> dict[str, float]:
     if known := [float(peak) for peak in peaks if peak is not None]:
         found["cost/peak_memory_mb"] = max(known)
     if (root / run.test_timing).exists():
-        test = _json(root / run.test_timing)
+        test = read_made(root / run.test_timing)
         found["cost/predict_seconds"] = float(sum(phase["seconds"] for phase in test["phases"]))
         if (one := test.get("one_image_seconds")) is not None:
             found["cost/one_image_ms"] = 1000 * float(one)
@@ -282,16 +279,9 @@ def _phase_line(phase: Mapping[str, Any]) -> str:
 def _phases(root: Path, run: RunId) -> list[dict[str, Any]]:
     """What the timings say of each phase of training, in their order."""
     folder = root / run.folder
-    return [phase for path in _timings(folder) for phase in _json(path)["phases"]]
+    return [phase for path in _timings(folder) for phase in read_made(path)["phases"]]
 
 
 def _timings(folder: Path) -> Iterator[Path]:
     timings = (folder / "encoder/timing.json", folder / "timing.json")
     return (path for path in timings if path.exists())
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return read_json(path)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None

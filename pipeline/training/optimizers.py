@@ -15,6 +15,9 @@ from pipeline.params import Optimization, Optimizer, nearest
 ONE_CYCLE_WARMUP = 0.3
 ONE_CYCLE_START, ONE_CYCLE_END = 1 / 25, 1 / 25e4  # shares of the peak, as torch's OneCycleLR
 
+# Adam divides it by as little as 0.09999, and torch takes no step beyond single precision
+LARGEST_RATE = torch.finfo(torch.float32).max / 11
+
 Value = TypeVar("Value")
 
 
@@ -75,6 +78,9 @@ def parameter_groups(
         settings: its learning rate and weight decays.
         lr_factor: of a parameter's name, what its learning rate is multiplied by; 0 leaves the
             parameter out.
+
+    Raises:
+        InputError: a learning rate with which a step is no number in single precision.
     """
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     biases = set() if settings.decay_biases else _biases(module)
@@ -84,6 +90,11 @@ def parameter_groups(
         rates = (settings.lr * factor, settings.weight_decay if decay is None else decay)
         if factor > 0:
             lr, weight_decay = rates
+            if lr > LARGEST_RATE:
+                raise InputError(
+                    f"params.yaml: the learning rate of {name} is lr times its factor, {lr:g}, "
+                    f"and must be at most {LARGEST_RATE:g}"
+                )
             new = {"params": [], "lr": lr, "weight_decay": weight_decay}
             groups.setdefault(rates, new)["params"].append(parameter)
     return list(groups.values())

@@ -2,6 +2,7 @@ import csv
 import errno
 import io
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -459,9 +460,9 @@ class TestDecodeAll:
 
     def test_a_full_disk_is_told_beforehand(self, tmp_path, monkeypatch):
         usage = type("Usage", (), {"free": 1 << 20})
-        monkeypatch.setattr(images.shutil, "disk_usage", lambda _: usage)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
         items = put(tmp_path / "in", good=file_of(GREY))
-        with pytest.raises(InputError, match="needs 3 MiB, but the disk has 1 MiB left"):
+        with pytest.raises(InputError, match=r"needs 3\.1 MB for the decoded images.* has 1\.0 MB"):
             decode_all(items, tmp_path / "x.npy", 1024, "crop", 3)
 
     def test_a_disk_that_others_fill_is_told_in_one_line(self, tmp_path, monkeypatch):

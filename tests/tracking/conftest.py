@@ -230,7 +230,7 @@ def wait_for(uri: str, process: subprocess.Popen[bytes]) -> None:
                 return
         except (urllib.error.URLError, TimeoutError, ConnectionError):
             time.sleep(0.1)
-    pytest.fail("the MLflow server did not start")
+    pytest.fail(f"the MLflow server did not start; its exit status is {process.poll()}")
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from pipeline.colours import colour
+from pipeline.errors import InputError
 from pipeline.records import RunId, read_json, runs_of, write_history, write_json, write_table
 from pipeline.stages import publish as stage
 from pipeline.tracking import client as tracking
@@ -604,10 +605,10 @@ def test_a_wrong_address_is_a_warning(
     assert printed.err.count("\n") == 1
 
 
-def test_a_broken_record_is_named(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_broken_record_is_named(project: Project) -> None:
     (project.root / FIRST.folder / "record.json").write_text("{")
-    stage.publish(project.params)
-    assert f"{FIRST.folder}/record.json: Expecting" in capsys.readouterr().err
+    with pytest.raises(InputError, match=f"{FIRST.folder}/record.json: no readable JSON"):
+        stage.publish(project.params)
 
 
 def test_many_values_and_parameters(project: Project) -> None:
@@ -694,10 +695,10 @@ def test_a_collapsed_latent_is_said(project: Project) -> None:
     assert "**Collapsed latent:** a rectifier that died" in tags["mlflow.note.content"].splitlines()
 
 
-def test_a_broken_diagnosis_is_named(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_broken_diagnosis_is_named(project: Project) -> None:
     (project.root / FIRST.diagnosis).write_text("{")
-    stage.publish(project.params)
-    assert f"{FIRST.diagnosis}: Expecting" in capsys.readouterr().err
+    with pytest.raises(InputError, match=f"{FIRST.diagnosis}: no readable JSON"):
+        stage.publish(project.params)
 
 
 def test_times_alone_make_no_other_run(project: Project) -> None:

@@ -9,6 +9,7 @@ from torch import nn
 from pipeline.errors import InputError
 from pipeline.params import Optimization
 from pipeline.training.optimizers import (
+    LARGEST_RATE,
     batch_norms,
     check_prefixes,
     learning_rate_factor,
@@ -53,6 +54,20 @@ def test_cosine_and_step_are_torchs():
     assert factors(schedule="cosine") == pytest.approx(cosine)
     step = torchs(lambda o: SCHEDULERS.StepLR(o, 8, 0.3), 20)
     assert factors(schedule="step", step_every=2, step_factor=0.3) == pytest.approx(step)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_a_rate_beyond_single_precision_is_refused_and_the_largest_is_taken(optimizer):
+    module = nn.Linear(3, 2)
+    largest = Optimization(epochs=1, optimizer=optimizer, lr=LARGEST_RATE)
+    stepper = make_optimizer(parameter_groups(module, largest), largest)
+    module(torch.ones(4, 3)).sum().backward()
+    stepper.step()
+    asked = Optimization(epochs=1, optimizer=optimizer, lr=1e38)
+    with pytest.raises(
+        InputError, match=r"rate of weight is lr times its factor, 1e\+76, and must"
+    ):
+        parameter_groups(module, asked, lambda name: 1e38)
 
 
 @pytest.mark.parametrize("warmup", [0.1, 0.3, 0.5, 0.9])

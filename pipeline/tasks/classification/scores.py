@@ -9,7 +9,6 @@ import numpy as np
 
 from pipeline.errors import InputError
 from pipeline.evaluation.collect import (
-    REMAKE,
     Answers,
     ClassRecall,
     Scored,
@@ -28,7 +27,7 @@ from pipeline.evaluation.metrics import (
     all_metrics,
 )
 from pipeline.params import PARAMS_FILE, Compare
-from pipeline.records import digest
+from pipeline.records import REMAKE, digest
 from pipeline.report import words
 
 BINARY_NOTE = "Precision, recall and F-beta (beta {:g}) are those of the class {}."
