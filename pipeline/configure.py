@@ -42,7 +42,7 @@ def main() -> None:
     """Put the named file in place and say what it wants."""
     if len(sys.argv) != 2:
         known = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
-        raise InputError(f"usage: python -m pipeline.configure NAME, one of {known}")
+        raise InputError(f"command line: say which of configs/, such as NAME=digits: {known}")
     print(put_in_place(sys.argv[1]))
 
 

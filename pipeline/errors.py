@@ -59,6 +59,8 @@ def command(work: Callable[[], None]) -> None:
             raise
         _fail(told)
     except KeyboardInterrupt:
+        with suppress(OSError):
+            print("interrupted; the same command goes on", file=sys.stderr)
         sys.exit(130)
 
 

@@ -22,15 +22,12 @@ from pipeline.models import architectures, weights
 from pipeline.models.bvlc import LAYERS
 from pipeline.params import Params, parse, plain, read
 from pipeline.records import RunId, runs_of
-from pipeline.stages.baseline import baseline
-from pipeline.stages.encoder import encoder
 from pipeline.stages.evaluate import evaluate
-from pipeline.stages.head import head
 from pipeline.stages.images import images
 from pipeline.stages.prepare import prepare
-from pipeline.stages.test import test as predict_test_split
 from pipeline.stages.weights import make_weights
 from pipeline.training.losses import Setting, contrastive
+from tests.training_runs import train_and_test
 from tests.verification_data import write_omniglot, write_people
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -497,12 +494,7 @@ def run_all(params: Params) -> None:
     prepare(params)
     make_weights(params)
     for run in runs_of(params.compare):
-        if run.method in params.compare.breakdowns:
-            encoder(params, run)
-            head(params, run)
-        else:
-            baseline(params, run)
-        predict_test_split(params, run)
+        train_and_test(params, [run])
         (run.folder / "model.safetensors").unlink()  # large, and not read again
     evaluate(params)
 

@@ -20,13 +20,11 @@ from pipeline import workspace
 from pipeline.params import Runtime
 from pipeline.records import TIMED, RunId, file_digest, read_json, runs_of
 from pipeline.stages.baseline import baseline
-from pipeline.stages.encoder import encoder
 from pipeline.stages.evaluate import evaluate
-from pipeline.stages.head import head
-from pipeline.stages.test import test as predict_test_split
 from tests.digits import write_digits
 from tests.projects import call, copy_project, edit, stages_run
 from tests.test_split_readers import ROOT, make, small
+from tests.training_runs import train_and_test
 
 PARTS = ("prepared", "weights", "runs", "predictions", "reports")
 ELSEWHERE = {  # all that a computer may have otherwise
@@ -56,13 +54,7 @@ def run_all(task: str, backwards: bool) -> None:
     make(task)
     params = small(task)
     runs = runs_of(params.compare)
-    for run in reversed(runs) if backwards else runs:
-        if run.method in params.compare.breakdowns:
-            encoder(params, run)
-            head(params, run)
-        else:
-            baseline(params, run)
-        predict_test_split(params, run)
+    train_and_test(params, reversed(runs) if backwards else runs)
     evaluate(params)
 
 

@@ -31,6 +31,7 @@ from pipeline.stages.test import test as predict_test_split
 from pipeline.stages.weights import make_weights
 from tests.digits import write_digits
 from tests.test_stages import contents
+from tests.training_runs import train
 
 ROOT = Path(__file__).parents[1]
 DEFAULT = ROOT / "configs/digits.yaml"
@@ -88,13 +89,9 @@ def make(task: str) -> None:
     make_weights(params)
 
 
-def train(params: Params) -> None:
+def train_all(params: Params) -> None:
     for run in runs_of(params.compare):
-        if run.method in params.compare.breakdowns:
-            encoder(params, run)
-            head(params, run)
-        else:
-            baseline(params, run)
+        train(params, run)
 
 
 # Who opens what
@@ -218,7 +215,7 @@ def trained(tmp_path_factory):
             folders[task] = tmp_path_factory.mktemp(task)
             patch.chdir(folders[task])
             make(task)
-            train(small(task))
+            train_all(small(task))
     return folders
 
 
@@ -276,7 +273,7 @@ def test_no_test_image_and_no_label_of_one_alters_what_is_trained(project, place
     for _ in range(2):
         paint(rows, draw)
         shutil.rmtree("runs")
-        train(params)
+        train_all(params)
         after = contents("runs")
         assert before.keys() == after.keys()
         assert [name for name in before if before[name] != after[name]] == []

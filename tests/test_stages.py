@@ -23,6 +23,7 @@ from pipeline.stages.test import test as predict_test_split
 from pipeline.stages.weights import make_weights
 from pipeline.tasks.classification.answers import classify
 from tests.digits import write_digits
+from tests.training_runs import train_and_test
 
 ROOT = Path(__file__).parents[1]
 DEFAULT = ROOT / "configs/digits.yaml"
@@ -53,18 +54,8 @@ def run_all(params: Params) -> None:
     images(params)
     prepare(params)
     make_weights(params)
-    train_all(params)
+    train_and_test(params)
     evaluate(params)
-
-
-def train_all(params: Params, runs=None) -> None:
-    for run in runs or runs_of(params.compare):
-        if run.method in params.compare.breakdowns:
-            encoder(params, run)
-            head(params, run)
-        else:
-            baseline(params, run)
-        predict_test_split(params, run)
 
 
 def contents(*folders: str, without=(*TIMED, ".lock")):
@@ -182,7 +173,7 @@ def test_a_forced_rerun_gives_the_same_bytes_in_another_order(project):
     images(params)
     prepare(params)
     make_weights(params)
-    train_all(params, list(reversed(runs_of(params.compare))))
+    train_and_test(params, list(reversed(runs_of(params.compare))))
     evaluate(params)
     after = contents("prepared", "weights", "runs", "predictions", "reports")
     assert before.keys() == after.keys()
@@ -337,7 +328,7 @@ def test_a_torchvision_network_on_grey_images(project):
     prepare(params)
     make_weights(params)
     check.check_models(params, DEFAULT)
-    train_all(params)
+    train_and_test(params)
     assert (RunId("breakdown", 4, 0).predictions).exists()
 
 

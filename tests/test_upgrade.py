@@ -33,7 +33,7 @@ from pipeline.tasks import trained
 from tests.digits import write_digits
 from tests.projects import ROOT, call, copy_project, edit, mlflow_runs, stages_run
 from tests.report.fake_runs import fake_params, write_runs
-from tests.test_split_readers import DEFAULT, make, small, train
+from tests.test_split_readers import DEFAULT, make, small, train_all
 
 BREAKDOWN, BASELINE = RunId("breakdown", 5, 0), RunId("finetune", 5, 0)
 ENCODER = BREAKDOWN.folder / "encoder"
@@ -158,7 +158,7 @@ def made(tmp_path_factory):
         patch.chdir(folder)
         make("classification")
         params = small("classification")
-        train(params)
+        train_all(params)
         for run in runs_of(params.compare):
             predict_test_split(params, run)
     return folder

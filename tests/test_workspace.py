@@ -12,7 +12,8 @@ from pipeline.stages.images import images
 from pipeline.stages.prepare import prepare
 from pipeline.stages.weights import make_weights
 from tests.digits import write_digits
-from tests.test_stages import contents, tiny_params, train_all
+from tests.test_stages import contents, tiny_params
+from tests.training_runs import train_and_test
 
 
 @pytest.fixture
@@ -37,7 +38,9 @@ def test_every_file_of_a_run_is_the_same_wherever_its_images_lie(project, monkey
 
     monkeypatch.setattr(workspace, "load_sets", seen)
     for placement in ("resident", "streamed"):
-        train_all(tiny_params(weights__from="none", data__source=None, data__placement=placement))
+        train_and_test(
+            tiny_params(weights__from="none", data__source=None, data__placement=placement)
+        )
         found[placement] = contents("runs", "predictions", without=("timing.json", ".lock"))
     assert {(place, kind is Streamed) for place, kind in kinds} == {
         ("resident", False),

@@ -9,6 +9,7 @@ import csv
 import os
 import posixpath
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -62,6 +63,7 @@ def find(target: Path, layout: str, task: Task, within: Path | None = None) -> F
     else:
         find_trials = {"pairs": pair_lists.find, "omniglot": omniglot.find}[layout]
         found = find_trials(target, Fence(within))
+    _check_spelling(target, found.items)
     _check_identities(target, found.items)
     return Found(_sorted(found.items), found.trials)
 
@@ -79,12 +81,13 @@ def find_images(target: Path, layout: str, within: Path | None = None) -> list[I
 
     Raises:
         InputError: nothing there; an empty class folder; fewer than two classes; a class with a
-            single image to train on; a class that train lacks; a file of unknown kind in a class
-            folder; a line of a list or table that has no label or names no file; a table without
-            its columns, or with a group in two splits; a line too long for a text; a file
-            outside ``within``; what `open_tree` refuses.
+            single image to train on; a class that train lacks, or that is spelled in two ways of
+            Unicode; a file of unknown kind in a class folder; a line of a list or table that has
+            no label or names no file; a table without its columns, or with a group in two splits;
+            a line too long for a text; a file outside ``within``; what `open_tree` refuses.
     """
     items = _labelled(target, layout, within)
+    _check_spelling(target, items)
     _check_classes(target, items)
     return _sorted(items)
 
@@ -416,6 +419,20 @@ def _check_table(place: str, items: dict[int, Item]) -> set[str]:
             )
     _check_splits(place, {split: split for split in splits if split})
     return splits
+
+
+def _check_spelling(target: Path, items: Sequence[Item]) -> None:
+    """Refuse one name in two spellings of Unicode, as from systems that write accents apart."""
+    named = {item.class_name: item for item in items}
+    homes: dict[str, Item] = {}
+    for name, item in named.items():
+        home = homes.setdefault(unicodedata.normalize("NFC", name), item)
+        if home is not item:
+            raise InputError(
+                f"{target}: class '{name}' is spelled in two ways that look the same "
+                f"({home.image} and {item.image}), its accents in their letters or apart; spell "
+                "it in one way"
+            )
 
 
 def _check_classes(target: Path, items: Sequence[Item]) -> None:

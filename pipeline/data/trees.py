@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import io
 import os
 import re
@@ -162,10 +163,14 @@ def open_tree(target: Path, table: bool = False, fence: Fence | None = None) -> 
 
 def missing(target: Path) -> InputError:
     """The error that a target is not there."""
-    return InputError(
-        f"{target}: there is no such folder or .zip; fetch it with 'dvc pull data.dvc', "
-        "or put your images there"
+    beside = names(target.parent) if target.parent.is_dir() else []
+    close = difflib.get_close_matches(target.name, beside, n=1)
+    what = (
+        f"did you mean {target.parent / close[0]}?"
+        if close
+        else ("fetch it with 'dvc pull data.dvc', or put your images there")
     )
+    return InputError(f"{target}: there is no such folder or .zip; {what}")
 
 
 def names(folder: Path) -> list[str]:

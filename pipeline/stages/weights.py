@@ -43,7 +43,8 @@ def make_weights(params: Params) -> None:
     write_json(workspace.START.with_name("record.json"), about)
     if checkpoint:
         checkpoint.drop()
-    print(f"weights: {len(tensors)} tensors from {settings.from_} for {name}")
+    start = f"{len(tensors)} tensors from {settings.from_}" if tensors else "random ones"
+    print(f"weights: {start} for {name}")
     for note in about.get("notes", []):
         print(f"weights: {note}")
 

@@ -549,6 +549,7 @@ class TestVerification:
             ([p for p in PEOPLE if "Bo" not in p], ": has 1 class(es) to train on"),
             ([p for p in PEOPLE if "Ann/2" not in p], ": has a single image of each class to"),
             ([*PEOPLE, "train/emu/"], "/train/emu: holds no image"),
+            ([*PEOPLE, "val/Zo\u00eb/1.jpg", "test/Zoe\u0308/1.jpg"], ": class 'Zo"),
             ([p for p in PEOPLE if p[:4] != "test"], ": has train and val, but no test"),
             (["cat/"], ": holds no images"),
         ],
@@ -567,6 +568,11 @@ class TestBadSets:
     def test_missing(self, tmp_path):
         assert "dvc pull data.dvc" in refused(tmp_path / "nothing")
         assert "dvc pull data.dvc" in refused(tmp_path / "nothing.zip")
+
+    def test_a_slip_is_told(self, put):
+        target = put("cat/1.jpg")
+        slip = target.with_name(target.name.replace("set", "st", 1))
+        assert refused(slip).endswith(f"no such folder or .zip; did you mean {target}?")
 
     def test_neither_folder_nor_zip(self, tmp_path):
         assert "must be a folder or a .zip" in refused(lay(tmp_path, "set.tar") / "set.tar")
@@ -590,6 +596,11 @@ class TestBadSets:
             ([*SPLIT, "train/3.jpg"], "/train/3.jpg: lies in no class folder"),
             (["cat/1.jpg", "cat/2.jpg"], ": has the one class 'cat'"),
             ([*PLAIN, "emu/1.jpg"], ": class 'emu' has a single image;"),
+            (
+                [*PLAIN, "na\u00efve/1.jpg", "nai\u0308ve/1.jpg"],
+                ": class 'na\u00efve' is spelled in two ways that look the same (nai\u0308ve/1.jpg "
+                "and na\u00efve/1.jpg)",
+            ),
             ([*SPLIT, "train/emu/1.jpg"], ": class 'emu' has a single training image"),
             ([*SPLIT, "test/emu/1.jpg"], ": class 'emu' of test (test/emu/1.jpg) is not in train"),
             ([*PLAIN, "cat/3.heic"], "/cat/3.heic: is no kind of image that is read here"),

@@ -18,7 +18,8 @@ from pipeline.stages.head import head
 from pipeline.stages.test import test as predict_test_split
 from pipeline.tasks.classification.answers import classify
 from tests.digits import write_digits
-from tests.test_stages import ROOT, contents, run_all, train_all
+from tests.test_stages import ROOT, contents, run_all
+from tests.training_runs import train_and_test
 
 CONFIG = ROOT / "configs/all_methods.yaml"
 METHODS = [
@@ -242,7 +243,7 @@ def test_a_forced_rerun_gives_the_same_bytes(copied):
     shutil.rmtree("runs")
     shutil.rmtree("predictions")
     params = small_params()
-    train_all(params, list(reversed(runs_of(params.compare))))
+    train_and_test(params, list(reversed(runs_of(params.compare))))
     after = contents("runs", "predictions", without=MADE)
     assert after.keys() == {name for name in before if name.startswith(("runs", "predictions"))}
     assert [name for name in after if before[name] != after[name]] == []

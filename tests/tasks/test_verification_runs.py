@@ -15,10 +15,7 @@ from pipeline import recipes, workspace
 from pipeline.data.batches import read_list
 from pipeline.models import architectures
 from pipeline.params import Params, parse, plain, read
-from pipeline.records import RunId, runs_of, write_json
-from pipeline.stages.baseline import baseline
-from pipeline.stages.encoder import encoder
-from pipeline.stages.head import head
+from pipeline.records import RunId, write_json
 from pipeline.stages.images import images
 from pipeline.stages.prepare import prepare
 from pipeline.stages.test import test as predict_test_split
@@ -26,6 +23,7 @@ from pipeline.stages.weights import make_weights
 from pipeline.tasks.verification import runs, scoring
 from pipeline.tasks.verification.views import views
 from tests.digits import write_digits
+from tests.training_runs import train, train_and_test
 
 ROOT = Path(__file__).parents[2]
 SET = "2_way_1_shot"
@@ -67,20 +65,6 @@ def params_of() -> Params:
     return parse(Params, tree, source)
 
 
-def train_alone(params: Params, run: RunId) -> None:
-    if run.method in params.compare.breakdowns:
-        encoder(params, run)
-        head(params, run)
-    else:
-        baseline(params, run)
-
-
-def train(params: Params, of) -> None:
-    for run in of:
-        train_alone(params, run)
-        predict_test_split(params, run)
-
-
 def trained_files(run: RunId) -> list[Path]:
     return [
         path
@@ -100,7 +84,7 @@ def made(tmp_path_factory):
         images(params)
         prepare(params)
         make_weights(params)
-        train(params, runs_of(params.compare))
+        train_and_test(params)
     return folder
 
 
@@ -225,7 +209,7 @@ def test_nothing_that_training_reads_or_leaves_goes_by_episodes_or_views(
     assert trials("prepared/trials/val_episodes.csv").empty
     assert {path: path.read_bytes() for path in read} == read and len(read) == 3
     for run in RUNS:
-        train_alone(other, run)
+        train(other, run)
     assert {path: path.read_bytes() for path in before} == before
 
 
@@ -335,7 +319,7 @@ def test_a_forced_rerun_gives_the_same_bytes(copied):
     before = [path.read_bytes() for path in files]
     shutil.rmtree("runs")
     shutil.rmtree("predictions")
-    train(params_of(), RUNS[::-1])
+    train_and_test(params_of(), RUNS[::-1])
     assert [path.read_bytes() for path in files] == before
 
 
@@ -346,7 +330,7 @@ def test_a_diverged_run_is_a_result(copied):
     del blown["breakdown"]["lr"], blown["frozen"]
     params = params.model_copy(update={"methods": blown})
     for run in RUNS[:2]:
-        train(params, [run])
+        train_and_test(params, [run])
         record = record_of(run)
         assert record["status"] == "diverged" and "not finite" not in record["reason"]
         assert "learning rate is likely too high" in record["reason"]
