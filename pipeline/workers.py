@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from multiprocessing.context import ForkServerProcess
 from multiprocessing.forkserver import ensure_running, set_forkserver_preload
 from pathlib import Path
@@ -78,6 +78,7 @@ class Workers:
     def warm(self) -> None:
         """Start the server, which imports while we go on."""
         with _ignored(signal.SIGINT):  # Ctrl-C reaches all; it is we who tell them to end
+            _start_tracker()
             ensure_running()
 
     def find_gpus(self) -> None:
@@ -174,6 +175,19 @@ def _ended(running: _Running) -> Ended:
     seconds = time.monotonic() - running.started
     running.process.close()
     return Ended(running.name, status, _taken(running.out), _taken(running.err), seconds)
+
+
+def _start_tracker() -> None:
+    """Start what removes the semaphores that ended processes leave, as tqdm's, without a word."""
+    before = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [before, "ignore:resource_tracker"]))
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONWARNINGS"]
+        else:
+            os.environ["PYTHONWARNINGS"] = before
 
 
 def _take_room(*paths: Path) -> None:

@@ -131,13 +131,14 @@ def is_alive(process: psutil.Process) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_runs_end_with_the_coordinator_and_a_rerun_completes(project, number):
+def test_runs_end_with_the_coordinator_and_a_rerun_completes(project, number, tmp_path):
     edit(project, methods__finetune__epochs=100_000 + number, tracking__live_after=0)
     ended = len(statuses(project))
-    coordinator = subprocess.Popen(
-        SIDE_BY_SIDE, cwd=project, env=environment(project), start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    with (tmp_path / "said").open("wb") as said:
+        coordinator = subprocess.Popen(
+            SIDE_BY_SIDE, cwd=project, env=environment(project), start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=said,
+        )  # fmt: skip
     try:
         until(lambda: "RUNNING" in statuses(project), 60)
         started = psutil.Process(coordinator.pid).children(recursive=True)
@@ -151,6 +152,9 @@ def test_runs_end_with_the_coordinator_and_a_rerun_completes(project, number):
         coordinator.kill()
         status = coordinator.wait()
     assert status in {signal.SIGKILL: {-9}, signal.SIGTERM: {143}, signal.SIGINT: {130}}[number]
+    if number == signal.SIGINT:
+        last = (tmp_path / "said").read_text().splitlines()[-1]
+        assert last == "interrupted; the same command goes on"
     assert set(statuses(project)[ended:]) == {"KILLED"}
     if number == signal.SIGKILL:
         edit(project, methods__finetune__epochs=5, tracking__live_after=None)
