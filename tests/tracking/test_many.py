@@ -182,7 +182,7 @@ def test_a_slow_server(project: Project, server: str, monkeypatch: pytest.Monkey
         assert training.status == 0 and float(training.out) < LOST
         assert len(training.err.splitlines()) <= 1
         assert faults.no_follower_within(project.root, OUTLIVED)
-        check_warning(faults.publish(project, longest=40, MLFLOW_TRACKING_URI=slow.uri), 60)
+        check_warning(faults.publish(project, longest=10, MLFLOW_TRACKING_URI=slow.uri), 30)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     client = tracking.open_client(project.store)
     (phase,) = client.search_runs([client.get_experiment_by_name(tracking.PHASES).experiment_id])
