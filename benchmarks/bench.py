@@ -62,7 +62,7 @@ def entries() -> dict[str, Entry]:
     return {
         "encoder_small": Entry(bare(small(640, 32), "embedding", epochs=8), OFTEN),
         "encoder_squeezenet": Entry(bare(squeezenet(200, 20), "features.12", 1, wanted=0.9)),
-        "encoder_alexnet": Entry(bare(Setting("alexnet", 224, 96, 32), "classifier.2", 1, 0.9)),
+        "encoder_alexnet": Entry(bare(Setting("alexnet", 224, 64, 32), "classifier.2", 2, 0.9)),
         "towers": Entry(
             partial(
                 against_two_towers, squeezenet(200, 20), "features.12",
@@ -78,7 +78,6 @@ def entries() -> dict[str, Entry]:
         "head_resnet": Entry(head(Setting("resnet18", 64, 256, 64), "avgpool", 20, 2)),
         "decode": Entry(partial(in_threads, photos=400, side=128, wanted=1.8), OFTEN),
         "stage_baseline": Entry(partial(outside_training, "baseline")),
-        "stage_encoder": Entry(partial(outside_training, "encoder")),
         "stage_head": Entry(partial(outside_training, "head")),
         "stage_followed": Entry(partial(outside_training, "baseline", followed=True)),
         "live_tracking": Entry(live_tracking),

@@ -23,7 +23,7 @@ SHOTS, SEED = 10, 0
 MOST_OUTSIDE = 5.0  # seconds
 LEAST_FOLLOWED = 0.98  # at most 2 % of training
 
-Stage = Literal["baseline", "encoder", "head"]
+Stage = Literal["baseline", "head"]
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def outside_training(stage: Stage, followed: bool = False, epochs: int = 20) -> 
     the seconds of its phases as ``timing.json`` has them.
 
     Args:
-        stage: ``baseline``, ``encoder`` or ``head``.
+        stage: ``baseline`` or ``head``; an encoder's is the same but for its loss.
         followed: in MLflow, from the start; else the run is too short for it.
         epochs: of each phase.
     """
@@ -116,7 +116,7 @@ def _write_params(folder: Path, epochs: int, tracking: Mapping[str, Any]) -> Non
         form.dump(tree, file)
 
 
-def _command(stage: Stage) -> list[str]:
+def _command(stage: str) -> list[str]:
     return [f"pipeline.stages.{stage}", METHODS[stage], str(SHOTS), str(SEED)]
 
 
@@ -135,6 +135,5 @@ def _outside(folder: Path, stage: Stage) -> tuple[float, dict[str, float]]:
 
 
 def _trained(folder: Path, stage: Stage) -> float:
-    run = folder / RunId(METHODS[stage], SHOTS, SEED).folder
-    timing = (run / "encoder" if stage == "encoder" else run) / "timing.json"
+    timing = folder / RunId(METHODS[stage], SHOTS, SEED).folder / "timing.json"
     return float(sum(phase["seconds"] for phase in read_json(timing)["phases"]))
