@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.errors import InputError
 from pipeline.params import Params
 from pipeline.stages import common
-from pipeline.tracking import client, mirror
+from pipeline.tracking import away, client, mirror
 from pipeline.tracking.threads import within
 
 LONGEST = 600.0  # seconds; what is there by then stays, and the next publish goes on from it
@@ -32,6 +32,7 @@ def publish(params: Params) -> None:
             file=sys.stderr,
         )
         return
+    away.forget(place)
     missing = f", {done.missing} without a record" if done.missing else ""
     print(
         f"MLflow: {done.created} runs created, {done.replaced} replaced, {done.kept} unchanged"

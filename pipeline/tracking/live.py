@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
+from pipeline.tracking import away
 from pipeline.tracking import client as tracking
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Live:
     starts no process, then starts one that makes the run, and hands it what ``log`` has queued. The
     run ends FINISHED, FAILED by an exception, or KILLED by Ctrl-C, SIGTERM or SIGKILL. A tracking
     error is one line on stderr; after it nothing more is sent, nor any later phase of this process
-    followed.
+    followed, nor another's for ``away.SECONDS``.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Live:
         self._process: subprocess.Popen[str] | None = None
         self._silent = after is None or given_up.is_set()
         self._earlier: Any = None
+        self._place: tracking.Store | None = None
 
     def __enter__(self) -> Live:
         """Start to wait."""
@@ -109,9 +111,11 @@ class Live:
 
     def _follow(self) -> None:
         try:
-            if self._after and self._done.wait(self._after):
+            self._place = tracking.store(tracking.project_root())
+            pause = max(self._after or 0.0, away.left(self._place))
+            if pause and self._done.wait(pause):
                 return
-            self._hand_over(_start_follower(tracking.project_root()))
+            self._hand_over(_start_follower(self._place.root))
         except Exception as error:
             self._warn(tracking.reason(error))
 
@@ -152,6 +156,8 @@ class Live:
         if not self._silent:
             self._silent = True
             given_up.set()
+            if self._place:
+                away.note(self._place)
             print(f"warning: MLflow: {problem}; training goes on", file=sys.stderr)
 
     def _catch_sigterm(self) -> None:

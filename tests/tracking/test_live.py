@@ -17,8 +17,9 @@ from typing import Any
 import psutil
 import pytest
 
+from pipeline.stages.publish import publish
+from pipeline.tracking import away, follower, live
 from pipeline.tracking import client as tracking
-from pipeline.tracking import follower, live
 from pipeline.tracking.live import Live
 from tests.tracking.conftest import Project, environment, free_port, run_python
 
@@ -223,6 +224,50 @@ def test_a_dead_server_costs_one_line(
     printed = capsys.readouterr().err
     assert printed.startswith("warning: MLflow: ") and printed.endswith("; training goes on\n")
     assert printed.count("\n") == 1 and "secret" not in printed
+
+
+def test_a_store_that_failed_is_left_alone_by_other_processes_for_a_while(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = "import sys; open('told', 'w').write(sys.stdin.read()); print(open('problem').read())"
+    replace_follower(monkeypatch, told)
+
+    def follow(problem: str) -> bool:
+        """As a process of its own would; whether the store was asked."""
+        live.given_up.clear()
+        Path("told").unlink(missing_ok=True)
+        Path("problem").write_text(problem)
+        with Live(NAME, TAGS, {}, after=0):
+            pass
+        return Path("told").exists()
+
+    assert follow("it is away")
+    assert "it is away" in capsys.readouterr().err
+    assert not follow("") and capsys.readouterr().err == ""
+    assert away.left(project.store) > away.SECONDS - 60
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")  # another store
+    assert follow("")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert not follow("")
+    file = project.root / away.FILE
+    for age, asked in ((away.SECONDS - 30, False), (away.SECONDS, True), (-3600, True)):
+        os.utime(file, times=(time.time() - age,) * 2)
+        assert follow("") is asked
+    assert follow("it is away again") and not follow("")
+    publish(project.params)
+    assert not file.exists() and follow("")
+
+
+def test_a_long_phase_is_followed_when_the_while_is_over(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace_follower(monkeypatch, "import sys; open('told', 'w').write(sys.stdin.read())")
+    monkeypatch.setattr(away, "SECONDS", 0.5)
+    away.note(project.store)
+    with Live(NAME, TAGS, {}, after=0) as followed:
+        followed.log(1, {"train/loss": 0.5})
+        time.sleep(1)
+    assert "train/loss" in Path("told").read_text()
 
 
 def test_an_answer_that_never_comes_is_given_up(
