@@ -21,8 +21,9 @@ MENDS = {  # what the file system refuses, and what to do
     errno.EIO: "check that disk",
 }
 # after the :// of an address: a user with a password, which may hold @ or /; no port, no [::1]
-_USER = re.compile(r"[^/]*@|[^:/@]+:(?!\d+(?:/|$)).*@")
+_USER = re.compile(r"[^:/@]+:(?!\d+(?:/|$)).*@|[^/]*@")
 _CUT = re.compile(r"[^:/@\[]+:(?!\d+(?:/|$)).*(?:…|\.\.\.)$")  # the same, its @ cut off
+_MORE = re.compile(r"[?#]")  # where the query or the fragment begins
 _WORDS = re.compile(r"([\s'\"]+)")
 LONGEST = 1000  # characters of a line that are shown
 LAST = 300  # of these at its end, where it says what would be right
@@ -112,7 +113,7 @@ def _let_go(stream: TextIO) -> None:
 
 
 def without_passwords(text: str) -> str:
-    """Text whose addresses have neither user nor query."""
+    """Text whose addresses have neither user nor query nor fragment."""
     if "://" not in text:
         return text
     return "".join(address(word) if "://" in word else word for word in _WORDS.split(text))
@@ -126,7 +127,9 @@ def user_of(uri: str) -> str:
 
 
 def address(word: str) -> str:
-    """A word, in which addresses may follow one another, without users and the first query."""
+    """A word, in which addresses may follow one another, without users, and without
+    the first query or fragment and what follows it.
+    """
     kept, start, last = [], 0, word.rfind("@")
     while -1 < (place := word.find("://", start)) < last:
         place += 3
@@ -136,7 +139,9 @@ def address(word: str) -> str:
     before, slashes, rest = "".join([*kept, word[start:]]).rpartition("://")
     if _CUT.match(rest):
         rest = "…"
-    path, _, query = f"{before}{slashes}{rest}".partition("?")
+    whole = f"{before}{slashes}{rest}"
+    path = _MORE.split(whole, maxsplit=1)[0]
+    query = whole[len(path) :]
     return path + query[len(query.rstrip(",;.:)]")) :]
 
 

@@ -381,7 +381,7 @@ class Tracking(Block):
 
     models: Literal["none", "reference", "all"] = "reference"
     max_model_mb: Positive = 100.0
-    live_after: NonNegative | None = 10.0
+    live_after: Annotated[float, Field(ge=0, le=1e9)] | None = 10.0
 
 
 class Params(Block):

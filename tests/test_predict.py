@@ -90,7 +90,9 @@ def test_each_two_images_are_the_same_or_different(verifier, monkeypatch, capsys
         expected = probability(verifier, left, right)
         assert line[:2] == [str(left), str(right)]
         assert line[2] == ("same" if expected >= THRESHOLD else "different")
-        assert float(line[3]) == pytest.approx(expected, abs=1e-4)
+        score, threshold = line[3].removeprefix("P(same) ").split(", threshold ")
+        assert float(score) == pytest.approx(expected, abs=1e-4)
+        assert float(threshold) == THRESHOLD
 
 
 def test_views_are_those_of_the_test(verifier, monkeypatch, capsys):

@@ -134,6 +134,8 @@ def decode_all(
         def work(rows: range) -> tuple[int, dict[int, str]]:
             wrong: dict[int, str] = {}
             for row in rows:
+                if stopped.is_set():
+                    break
                 try:
                     pixels = decode(_bytes(items[row]), size, resize, channels)
                     # not through a memory map: its pages would count as this process's memory
@@ -143,6 +145,7 @@ def decode_all(
             return len(rows), wrong
 
         wrong: dict[int, str] = {}
+        stopped = threading.Event()
         threads = workers or cores()
         step = min(TASK, 1 + len(items) // (threads * SHARE))
         tasks = [range(row, min(row + step, len(items))) for row in range(0, len(items), step)]
@@ -155,9 +158,13 @@ def decode_all(
                 disable=None if progress else True,  # None: quiet when no terminal
             ) as bar,
         ):
-            for done, found in pool.map(work, tasks):
-                wrong |= found
-                bar.update(done)
+            try:
+                for done, found in pool.map(work, tasks):
+                    wrong |= found
+                    bar.update(done)
+            except BaseException:  # Ctrl-C: the pool waits for what is begun
+                stopped.set()
+                raise
         _check(items, wrong)
 
 

@@ -110,5 +110,9 @@ def _named(table: pd.DataFrame, those: pd.Series) -> str:
         f"{first[f'{side}_image']} ({first[f'{side}_class']}, {first[f'{side}_split']})"
         for side in ("left", "right")
     )
-    how = "are mirror images of one picture" if first["mirrored"] else "show one picture"
-    return f"{left} and {right} {how}{f', and so do {more} more pairs' if more else ''}"
+    how, so = (
+        ("are mirror images of one picture", "so are")
+        if first["mirrored"]
+        else ("show one picture", "so do")
+    )
+    return f"{left} and {right} {how}{f', and {so} {more} more pairs' if more else ''}"

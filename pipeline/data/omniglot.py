@@ -77,6 +77,12 @@ def _parts(target: Path) -> dict[str, Path]:
         role = _role(folder / name)
         if role:
             found[role].append(folder / name)
+    loose = [name for name in names(folder) if re.fullmatch("run[0-9]+", name)]
+    if loose and not found["runs"]:
+        raise InputError(
+            f"{folder / loose[0]}: lies beside the published files; put the runs in a folder "
+            "all_runs there"
+        )
     if named:
         found["background"] = [target]
     if not found["background"]:

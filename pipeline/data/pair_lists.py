@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,7 +134,7 @@ def _people(tree: Tree, root: Parts) -> dict[str, Photos]:
     for holder in (tree, *inner):
         for path in sorted(holder.files):
             if suffix(path) in SUFFIXES and len(path) > 1:
-                photos = people.setdefault(path[-2], {})
+                photos = people.setdefault(unicodedata.normalize("NFC", path[-2]), {})
                 name, _, digits = path[-1][: -len(suffix(path))].rpartition("_")
                 if name == path[-2] and re.fullmatch("[0-9]{1,18}", digits):
                     photos.setdefault(int(digits), []).append((holder, path))
@@ -177,7 +178,11 @@ def _pairs(lines: Iterable[str], place: str) -> Iterator[_Pair]:
 
 
 def _cells(line: str) -> list[str]:
-    """The columns of a line; tabs alone part them where that gives as many as there must be."""
+    """The columns of a line; tabs alone part them where that gives as many as there must be.
+
+    Accents are in their letters, as in the names of people: file systems keep them either way.
+    """
+    line = unicodedata.normalize("NFC", line)
     cells = [cell.strip() for cell in line.strip().split("\t")]
     return cells if len(cells) in (3, 4) and all(cells) else line.split()
 

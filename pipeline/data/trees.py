@@ -8,6 +8,7 @@ import os
 import re
 import stat
 import sys
+import unicodedata
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -129,7 +130,7 @@ class Tree:
             file=self.target if self.zipped else self.target.joinpath(*path),
             class_name=sys.intern(printable(class_name)),  # one text a class
             split=split,
-            group=printable(group),
+            group=unicodedata.normalize("NFC", printable(group)),  # accents in their letters
             member=member,
         )
 
@@ -163,8 +164,8 @@ def open_tree(target: Path, table: bool = False, fence: Fence | None = None) -> 
 
 def missing(target: Path) -> InputError:
     """The error that a target is not there."""
-    beside = names(target.parent) if target.parent.is_dir() else []
-    close = difflib.get_close_matches(target.name, beside, n=1)
+    beside = set(names(target.parent) if target.parent.is_dir() else []) - {target.name}
+    close = difflib.get_close_matches(target.name, sorted(beside), n=1)
     what = (
         f"did you mean {target.parent / close[0]}?"
         if close

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pipeline import recipes
 from pipeline.data import images
+from pipeline.data.items import Item
 from pipeline.errors import InputError
 from pipeline.params import Params
 from pipeline.records import RunId, read_record
@@ -58,14 +59,16 @@ class Trained:
         Raises:
             InputError: it is not there, cannot be read, or is no image.
         """
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder; name the images in it")
         try:
-            data = path.read_bytes()
+            data = Item(str(path), path, "").read()
         except FileNotFoundError:
             raise InputError(f"{path}: there is no such file") from None
-        except IsADirectoryError:
-            raise InputError(f"{path}: is a folder; name the images in it") from None
         except OSError as error:
             raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+        except ValueError as error:
+            raise InputError(f"{path}: {error}") from None
         return self.pixels(data, path)
 
 

@@ -31,12 +31,13 @@ from pipeline.tracking import results as result_runs
 from pipeline.tracking.entries import Attachment, Entry, File, Job, versions_of
 from pipeline.tracking.live import close_leftovers
 from pipeline.tracking.results import Result
-from pipeline.tracking.threads import each
+from pipeline.tracking.threads import each, within
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 LOCK_SECONDS = 60
+ANSWER_SECONDS = 5.0  # of a server, to its first question
 ABANDONED_SECONDS = 3600
 PAGE = 1000
 THREADS = 4  # runs that are sent to a server at once
@@ -95,6 +96,8 @@ def _publish(job: Job) -> tuple[Done, int]:
     results = result_runs.read_results(job)
     entries = [result_runs.entry(job, result) for result in results]
     client = tracking.open_client(job.store)
+    if not job.store.database:
+        _check_answers(client, job.store)
     opened = _identity(job.store)
     experiment_id = tracking.experiment(client, tracking.RESULTS, job.store)
     existing = _existing(client, experiment_id)
@@ -120,6 +123,14 @@ def _publish(job: Job) -> tuple[Done, int]:
         missing=len(job.runs) - len(results),
     )
     return done, close_leftovers(client)
+
+
+def _check_answers(client: MlflowClient, store: tracking.Store) -> None:
+    """Give a server up sooner than MLflow does, which tries each call again and again."""
+    answer = within(ANSWER_SECONDS, lambda: [client.get_experiment_by_name(tracking.RESULTS)])
+    if answer is None:
+        uri = tracking.shown(store.uri)
+        raise tracking.TrackingError(f"{uri} gives no answer within {ANSWER_SECONDS:g} s")
 
 
 def _bring(

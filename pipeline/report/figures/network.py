@@ -54,7 +54,7 @@ def ratio_panels(runs: Sequence[Run], compare: Compare) -> list[Panel]:
         draw_curves(axes, found[method], compare.methods.index(method), method, gmean)
     for axes in set(frames):
         axes.axhline(1, **base.BACKDROP)
-        axes.xaxis.set_major_locator(MaxNLocator(3 if framed else 5, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(3 if framed else 5, integer=True, min_n_ticks=1))
     for axes in set(frames):
         base.logarithmic(axes)
     base.label(figure, frames, "epoch", "first over last layer")
@@ -111,6 +111,7 @@ def gap_panels(runs: Sequence[Run], compare: Compare) -> list[Panel]:
             _gap_row(axes, row, pairs[method], colour(compare.methods.index(method)))
         base.rows_of(axes, [base.wrapped(method) for method in shown])
         base.percent(axes.xaxis)
+        axes.set_xticks([tick for tick in axes.get_xticks() if 0 <= tick <= 1])
         axes.set_xlabel("accuracy")
         hints = [Line2D([], [], linestyle="none", **_gap_mark(base.INK, f)) for f in (False, True)]
         base.key(figure, hints, ["training images", "validation images"], columns=2)

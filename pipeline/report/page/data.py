@@ -99,7 +99,12 @@ def _sentences(report: Report, counts: Mapping[str, Mapping[str, int]]) -> Itera
         yield _balance([size for size in counts["train"].values() if size])
     yield from _duplicates(prepared, data.exact_duplicates)
     if prepared.get("groups"):
-        yield f"{words.count(prepared['groups'])} groups of images; no group stands in two splits."
+        divided = prepared.get("groups_in_two_splits", 0)
+        yield (
+            f"{words.count(prepared['groups'])} groups of images; "
+            f"{words.count(divided) if divided else 'no group'} "
+            f"{'stand' if divided > 1 else 'stands'} in two splits."
+        )
     if "analysis" in prepared:
         yield "No class stands in two splits. Training pairs are those of the run that has most."
 

@@ -28,6 +28,10 @@ BACKDROP = "Each method has a frame of its own; the dashed line is {reference}."
 DETAILED = (
     "Of so many methods {reference} and the {others} others that do best with {last} are shown."
 )
+JUDGED = (  # curves of verification
+    " Here a pair is accepted from a probability of one half on, elsewhere from each run's "
+    "threshold."
+)
 PLATES = {  # in the order of the page
     "accuracy": Plate(
         "figures",
@@ -58,7 +62,7 @@ PLATES = {  # in the order of the page
         "Validation accuracy",
         "Validation accuracy while training; thin lines are seeds, the thick one their mean, as "
         "far as all of them run. The phases of a run follow one another: a breakdown starts where "
-        "its encoders have ended. A head that is solved for is a point.",
+        "its encoders have ended. A head that is solved for is a point.{judged}",
         BACKDROP,
     ),
     "loss": Plate(
@@ -91,8 +95,8 @@ PLATES = {  # in the order of the page
     "gap": Plate(
         "inside",
         "Training and validation accuracy",
-        "Each seed's accuracy on its training images, as they are, and on the validation images: "
-        "the wider apart, the more was learnt by heart.",
+        "Each seed's accuracy on its training {units}, as they are, and on those of "
+        "validation: the wider apart, the more was learnt by heart.",
     ),
     "distances": Plate(
         "inside",
@@ -156,11 +160,14 @@ def _figure(report: Report, group: str, plate: Plate) -> Figure:
     told = figures_of.detailed(report.compare, report.findings, report.primary)
     if group not in figures_of.WHOLE and len(told) < len(report.compare.methods):
         caption = f"{caption} {DETAILED}"
+    pairs = report.params.task == "verification"
     names = {
         "metric": words.capital(words.named(report.primary)),
         "reference": report.compare.reference,
         "effect": words.value(report.primary, report.compare.smallest_effect),
         "others": str(len(told) - 1),
+        "judged": JUDGED if pairs else "",
+        "units": "pairs" if pairs else "images",
         "last": words.budget(report.compare.shots[-1]),
     }
     return Figure(plate.title.format(**names), caption.format(**names), panels)

@@ -24,7 +24,7 @@ from pipeline.tasks.verification.scoring import Scorer, tested
 def say(
     params: Params, run: RunId, images: Sequence[Path], gallery: Path | None
 ) -> Iterator[tuple[str, ...]]:
-    """Left, right, same or different, and the probability of same, for each two images.
+    """Left, right, same or different, and the probability of same with the run's threshold.
 
     With a gallery: image, class and its mean probability, for each image. See
     ``pipeline.tasks.answers.Answers``.
@@ -107,7 +107,8 @@ def _compare(
     scores = asked.scorer.probabilities(encodings, *ends)
     for one, other, score in zip(left, right, scores.tolist(), strict=True):
         said = "same" if score >= asked.threshold else "different"
-        yield str(one), str(other), said, f"{score:.4f}"
+        how = f"P(same) {score:.4f}, threshold {asked.threshold:.4f}"
+        yield str(one), str(other), said, how
 
 
 def _name(

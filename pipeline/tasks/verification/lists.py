@@ -85,6 +85,7 @@ def write(params: Params) -> None:
         "classes": int(images["label"].nunique()),
         "splits": {name: _size(made.part(name)) for name in SPLITS},
         "groups": int(images.loc[images["group"] != "", "group"].nunique()),
+        "groups_in_two_splits": _divided_groups(made.images),
         "left_out": int((made.images["split"] == "").sum()),
         "pairs_left_out": made.pairs_left_out,
         "identical_groups": len(duplicates.groups),
@@ -101,6 +102,12 @@ def write(params: Params) -> None:
         f"{of['images']} of {of['classes']} to {name}" for name, of in summary["splits"].items()
     )
     print(f"prepare: {len(images)} images of {summary['classes']} classes: {shown}")
+
+
+def _divided_groups(images: pd.DataFrame) -> int:
+    """Groups, such as alphabets, with classes in more than one split."""
+    used = images[(images["group"] != "") & (images["split"] != "")]
+    return int((used.groupby("group")["split"].nunique() > 1).sum())
 
 
 def _divide(
