@@ -20,10 +20,10 @@ env: $(VENV)/installed
 
 repro: env
 	@python -m pipeline.check
-	@test -e data || dvc pull --quiet $$(grep -q 'remote: embedded' data.dvc && echo --remote embedded) data.dvc \
-	  || { echo "error: data.dvc: its images could not be fetched; 'dvc pull data.dvc' says why" >&2; exit 1; }
+	@pull="dvc pull$$(grep -qs 'remote: embedded' data.dvc && echo ' --remote embedded') data.dvc"; test -e data || $$pull --quiet \
+	  || { echo "error: data.dvc: its images could not be fetched; '$$pull' says why" >&2; exit 1; }
 	@python -m pipeline.plan $(if $(JOBS),--jobs '$(JOBS)')
-	@$(if $(JOBS),python -m pipeline.jobs '$(JOBS)',dvc repro --keep-going)
+	@$(if $(JOBS),python -m pipeline.jobs '$(JOBS)',python -m pipeline.repro)
 	@python -m pipeline.report.summary
 
 test: env

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import recipes
 from pipeline.data.items import printable
+from pipeline.data.trees import missing
 from pipeline.errors import InputError, command
 from pipeline.params import (
     METHOD_NAME,
@@ -405,17 +406,27 @@ def positive_is_unknown(params: Params) -> str | None:
     return None if known else f"'{positive}' is no class; the classes are {', '.join(classes)}"
 
 
+def _check_there(params: Params) -> None:
+    """Refuse images that are not in ``data/``, where that is there, so that nothing brings them."""
+    if not Path("data").exists():
+        if not DATA_FILE.exists():
+            raise InputError(
+                f"{DATA_FILE}: is not there, nor is data/; put your images into data/, then run "
+                "'dvc add data'"
+            )
+        return
+    asked = {"data.target": params.data.target, "data.source": params.data.source}
+    for key, value in asked.items():
+        if value is not None and not Path(value).exists():
+            none = "; without source images set data.source: null" if key == "data.source" else ""
+            raise InputError(f"{PARAMS_FILE}: {key}: {missing(Path(value))}{none}")
+
+
 def main() -> None:
     """Check params.yaml and the models it names."""
     params = load()
     check_models(params)
-    target = params.data.target
-    if Path("data").exists() and not Path(target).exists():
-        print(
-            f"warning: {PARAMS_FILE}: data.target: {target} is not there; put your images there "
-            "or name the folder or .zip that holds them",
-            file=sys.stderr,
-        )
+    _check_there(params)
     if problem := untracked_data():
         print(f"warning: {DATA_FILE}: {problem}", file=sys.stderr)
     if problem := positive_is_unknown(params):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import sqlite3
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +21,7 @@ MENDS = {  # what the file system refuses, and what to do
     errno.EPERM: "give yourself the right to it",
     errno.EIO: "check that disk",
 }
+DISK = ("disk I/O error", "disk is full")  # what SQLite says of a disk
 # after the :// of an address: a user with a password, which may hold @ or /; no port, no [::1]
 _USER = re.compile(r"[^:/@]+:(?!\d+(?:/|$)).*@|[^/]*@")
 _CUT = re.compile(r"[^:/@\[]+:(?!\d+(?:/|$)).*(?:…|\.\.\.)$")  # the same, its @ cut off
@@ -47,7 +49,8 @@ class InputError(Exception):
 def command(work: Callable[[], None]) -> None:
     """Run ``work`` as a program; what the user can mend becomes one line and exit status 1.
 
-    That is an InputError, and a file that cannot be written or read (``refusal``).
+    That is an InputError, a file that cannot be written or read (``refusal``), and a database on
+    a full disk.
     """
     try:
         work()
@@ -59,9 +62,16 @@ def command(work: Callable[[], None]) -> None:
         if told is None:
             raise
         _fail(told)
+    except sqlite3.OperationalError as error:
+        if not any(told in str(error) for told in DISK):
+            raise
+        _fail(
+            f"a database of DVC or MLflow: {error}; make room on that disk, or raise the limit of "
+            "file sizes (ulimit -f), then run the same command again"
+        )
     except KeyboardInterrupt:
         with suppress(OSError):
-            print("interrupted; the same command goes on", file=sys.stderr)
+            print("interrupted; start the same command again to go on", file=sys.stderr)
         sys.exit(130)
 
 

@@ -1,10 +1,11 @@
 """Lines for people: what an address gives away is left out, and nothing else."""
 
+import sqlite3
 import time
 
 import pytest
 
-from pipeline.errors import InputError, without_passwords
+from pipeline.errors import InputError, command, without_passwords
 
 
 @pytest.mark.parametrize(
@@ -19,6 +20,8 @@ from pipeline.errors import InputError, without_passwords
         ("a://b?c://d?e", "a://b"),
         ("is 'postgresql://me:secr…'; is", "is 'postgresql://…'; is"),
         ("is 'http://me:12345...'", "is 'http://…'"),
+        ("http://me:pa@ss/w0rd@host:5000/p is away", "http://host:5000/p is away"),
+        ("http://host:5000/p#access_token=secret is away", "http://host:5000/p is away"),
     ],
 )
 def test_credentials_are_left_out(said, shown):
@@ -46,3 +49,13 @@ def test_long_lines_take_no_longer_than_their_length(part, end):
     started = time.process_time()
     str(InputError(part * (1_000_000 // len(part)) + end))
     assert time.process_time() - started < 5
+
+
+@pytest.mark.parametrize(("said", "told"), [("disk I/O error", True), ("no such table: a", False)])
+def test_a_database_on_a_full_disk_is_one_line(capsys, said, told):
+    def work():
+        raise sqlite3.OperationalError(said)
+
+    with pytest.raises(SystemExit if told else sqlite3.OperationalError):
+        command(work)
+    assert capsys.readouterr().err.startswith("error: a database of DVC or MLflow: disk") == told

@@ -154,7 +154,7 @@ def test_runs_end_with_the_coordinator_and_a_rerun_completes(project, number, tm
     assert status in {signal.SIGKILL: {-9}, signal.SIGTERM: {143}, signal.SIGINT: {130}}[number]
     if number == signal.SIGINT:
         last = (tmp_path / "said").read_text().splitlines()[-1]
-        assert last == "interrupted; the same command goes on"
+        assert last == "interrupted; start the same command again to go on"
     assert set(statuses(project)[ended:]) == {"KILLED"}
     if number == signal.SIGKILL:
         edit(project, methods__finetune__epochs=5, tracking__live_after=None)

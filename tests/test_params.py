@@ -591,8 +591,13 @@ def test_data_that_dvc_would_not_bring_along_is_told_of(
     Path("pretrained").mkdir()
     if data:
         Path("data/target").mkdir(parents=True)
+        Path("data/source").mkdir()
     if file is not None:
         Path("data.dvc").write_text(file)
+    if not data and file is None:
+        with pytest.raises(InputError, match=f"data.dvc: {said}"):
+            check.main()
+        return
     check.main()
     told = [line for line in capsys.readouterr().err.splitlines() if "data.dvc" in line]
     if said is None:
@@ -600,3 +605,25 @@ def test_data_that_dvc_would_not_bring_along_is_told_of(
     else:
         assert len(told) == 1 and told[0].startswith(f"warning: data.dvc: {said}")
         assert told[0].count("dvc add data") == 1
+
+
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        (
+            ["tagret", "source"],
+            r"data\.target: data/target: there is no .* did you mean data/tagret",
+        ),
+        (["target"], r"data\.source: data/source: there is no .* set data\.source: null"),
+    ],
+)
+def test_images_that_are_not_there_are_told_before_anything_runs(
+    tmp_path, monkeypatch, there, said
+):
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(PARAMS, encoding="utf-8")
+    Path("pretrained").mkdir()
+    for name in there:
+        Path("data", name).mkdir(parents=True)
+    with pytest.raises(InputError, match=said):
+        check.main()

@@ -22,7 +22,8 @@ RANKS = {
     "report": 4, "recipes": 4,
     "check": 5, "workspace": 5,
     "cells": 6, "tasks": 6, "workers": 6,
-    "configure": 7, "jobs": 7, "lr_finder": 7, "predict": 7, "prune": 7, "stages": 7,
+    "configure": 7, "jobs": 7, "lr_finder": 7, "predict": 7, "prune": 7, "repro": 7,
+    "stages": 7,
     "plan": 8, "sweep": 9,
 }  # fmt: skip
 

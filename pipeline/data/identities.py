@@ -15,7 +15,7 @@ import pandas as pd
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from pipeline.data.splits import Duplicates, by_label, generator
+from pipeline.data.splits import Duplicates, by_label, generator, say_dropped
 from pipeline.errors import InputError
 from pipeline.params import Splits
 from pipeline.records import TRIAL_COLUMNS, places_of
@@ -266,6 +266,7 @@ def without_copies(
         out += dropped
     if choice == "drop":
         split.loc[out] = ""
+        say_dropped(images, out)
     if wrong and choice == "error":
         more = f", and {len(wrong) - 1} more such groups" if len(wrong) > 1 else ""
         raise InputError(

@@ -69,6 +69,11 @@ def check(
             f"data.target: {_named(table, apart)}, and the layout brings these splits; move or "
             f"remove one of each, or set {KEY}: warn"
         )
+    if choice == "group" and len(table):
+        print(
+            f"prepare: near duplicates are kept together: {_named(table, apart | ~apart)}; all are "
+            f"in {LISTED}"
+        )
     if apart.any():
         advice = f"; {KEY}: group keeps them in one split" if can_group else ""
         print(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,6 +120,9 @@ def _check_classes(images: pd.DataFrame, split: pd.Series) -> None:
             raise InputError(f"data.target: class '{name}' has no training image")
 
 
+SHOWN = 3  # names of images in a line
+
+
 @dataclass(frozen=True)
 class Duplicates:
     """Groups of images with the very same pixels, as lists of rows."""
@@ -187,6 +190,7 @@ def without_duplicates(
             dropped += [row for row in rows if at[row] != keep]
     if choice == "drop":
         split.loc[dropped] = ""
+        say_dropped(images, dropped)
     if wrong and choice == "error":
         how, rows = wrong[0]
         named = ", ".join(f"{images['image'][r]} ({images['class'][r]}, {split[r]})" for r in rows)
@@ -197,6 +201,15 @@ def without_duplicates(
         )
     _check_classes(images, split)
     return split
+
+
+def say_dropped(images: pd.DataFrame, rows: Sequence[int]) -> None:
+    """Name the first of the images that are left out as copies."""
+    if not rows:
+        return
+    shown = ", ".join(images["image"][list(rows[:SHOWN])])
+    more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
+    print(f"prepare: left out as copies (data.exact_duplicates: drop): {shown}{more}")
 
 
 def training_order(rows: Array, labels: Array, seed: int) -> tuple[Array, Array]:
@@ -229,14 +242,13 @@ def check_shots(shots: list[int | str], counts: dict[str, int]) -> None:
     Raises:
         InputError: naming the class and its count.
     """
+    name, count = min(counts.items(), key=lambda item: item[1])
     for wanted in shots:
-        for name, count in counts.items():
-            if wanted != "all" and int(wanted) > count:
-                raise InputError(
-                    f"params.yaml: compare.shots: {wanted} images a class are asked for, but "
-                    f"class '{name}' has only {count} to train on; use at most "
-                    f"{min(counts.values())} or all"
-                )
+        if wanted != "all" and int(wanted) > count:
+            raise InputError(
+                f"params.yaml: compare.shots: {wanted} images a class are asked for, but class "
+                f"'{name}' has only {count} to train on; use at most {count} or all"
+            )
 
 
 def read_images(path: Path | str) -> pd.DataFrame:

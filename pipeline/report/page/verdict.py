@@ -48,9 +48,11 @@ def section(report: Report) -> Section:
 
 def answer(report: Report, advice: Sequence[Advice]) -> str:
     """The lead: what to use at which shots, and on what ground; a sentence for what is alike."""
-    doubts = {_kind(of) for of in advice if of.ground in UNDECIDED}
+    guessing = [of for of in advice if _guesses(report, of)]
+    told = [of for of in advice if of not in guessing]
+    doubts = {_kind(of) for of in told if of.ground in UNDECIDED}
     groups: dict[tuple[object, ...], list[Advice]] = {}
-    for of in advice:
+    for of in told:
         together = len(doubts) > 1 and of.ground in UNDECIDED
         groups.setdefault(UNDECIDED if together else _kind(of), []).append(of)
     said = [
@@ -58,25 +60,29 @@ def answer(report: Report, advice: Sequence[Advice]) -> str:
         f"{_in_short(report, same) if kind == UNDECIDED else _clause(report, same)}."
         for kind, same in groups.items()
     ]
-    return " ".join([*said, *_no_better_than_a_guess(report, advice)])
+    return " ".join([*said, *_nothing_learnt(report, guessing)])
 
 
-def _no_better_than_a_guess(report: Report, advice: Sequence[Advice]) -> Iterator[str]:
-    """A sentence where what is to be used answers no better than one class for all images would."""
-    guessing: dict[str, list[Advice]] = {}
-    for of in advice:
-        answered = [run.answers for run in report.runs(of.use, of.shots) if run.answers]
-        if not answered or report.primary != ACCURACY:
-            continue
-        labels = answered[0].labels
-        right = sum(np.count_nonzero(run.predicted == labels) for run in answered)
-        if right <= len(answered) * np.bincount(labels).max():
-            guessing.setdefault(of.uses, []).append(of)
-    for uses, same in guessing.items():
+def _guesses(report: Report, of: Advice) -> bool:
+    """Whether what would be advised answers no better than one class for all images would."""
+    answered = [run.answers for run in report.runs(of.use, of.shots) if run.answers]
+    if not answered or report.primary != ACCURACY:
+        return False
+    labels = answered[0].labels
+    right = sum(np.count_nonzero(run.predicted == labels) for run in answered)
+    return bool(right <= len(answered) * np.bincount(labels).max())
+
+
+def _nothing_learnt(report: Report, guessing: Sequence[Advice]) -> Iterator[str]:
+    """A sentence in the place of advice to use what only guesses."""
+    by_use: dict[str, list[Advice]] = {}
+    for of in guessing:
+        by_use.setdefault(of.use, []).append(of)
+    for use, same in by_use.items():
         yield (
-            f"But {uses} with {words.listed([str(of.shots) for of in same])} answers no better "
-            "than one class for every image would: nothing is shown to be learnt, and this is no "
-            "advice before a learning rate is found."
+            f"With {words.budgets([of.shots for of in same])}, nothing is shown to be learnt: "
+            f"{_name(report, use, same)} is not shown to be behind any method, and answers no "
+            "better than one class for every image would. Find a learning rate first."
         )
 
 
