@@ -5,9 +5,12 @@ DVC takes Ctrl-C for the failure of a stage, and with ``--keep-going`` would sta
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from contextlib import suppress
+from types import FrameType
+from typing import NoReturn
 
 import psutil
 
@@ -18,13 +21,18 @@ GRACE = 3.0  # seconds for a stage to end by itself: it has got Ctrl-C, too, or 
 
 def main() -> None:
     """Reproduce the project; the exit status is DVC's."""
+    signal.signal(signal.SIGTERM, _terminated)
     dvc = subprocess.Popen([sys.executable, "-m", "dvc", "repro", "--keep-going"])
     try:
         status = dvc.wait()
-    except KeyboardInterrupt:
+    except BaseException:
         _end(dvc)
         raise
     sys.exit(status)
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)
 
 
 def _end(dvc: subprocess.Popen[bytes]) -> None:

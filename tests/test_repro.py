@@ -1,4 +1,4 @@
-"""``python -m pipeline.repro`` under real DVC: one Ctrl-C ends all of it."""
+"""``python -m pipeline.repro`` under real DVC: one signal ends all of it."""
 
 import os
 import signal
@@ -36,17 +36,22 @@ def start(folder):
 
 
 @pytest.mark.slow
-def test_one_ctrl_c_ends_all_and_locks_nothing(folder):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_signal_ends_all_and_locks_nothing(folder, number):
     (folder / "dvc.yaml").write_text(STAGES.format(seconds=60))
     began = folder / "began"
     with start(folder) as process:
         until(began.exists, 60)
         sent = time.monotonic()
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all
+        if number == signal.SIGINT:  # as a terminal does: to all
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
         said = process.communicate(timeout=30)[0]
         assert time.monotonic() - sent < 10
-    assert process.returncode == 130
-    assert said.splitlines()[-1] == "interrupted; start the same command again to go on"
+    assert process.returncode == 128 + number
+    if number == signal.SIGINT:
+        assert said.splitlines()[-1] == "interrupted; start the same command again to go on"
     begun = len(began.read_text().split())
 
     (folder / "dvc.yaml").write_text(STAGES.format(seconds=0))
