@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn, TextIO
 
 MENDS = {  # what the file system refuses, and what to do
@@ -137,8 +138,8 @@ def user_of(uri: str) -> str:
 
 
 def address(word: str) -> str:
-    """A word, in which addresses may follow one another, without users, and without
-    the first query or fragment and what follows it.
+    """A word, in which addresses may follow one another, without users; it ends where a query
+    or fragment begins.
     """
     kept, start, last = [], 0, word.rfind("@")
     while -1 < (place := word.find("://", start)) < last:
@@ -159,9 +160,16 @@ def _line(text: str) -> str:
     text = without_passwords(text)
     if len(text) > LONGEST:
         text = f"{text[: LONGEST - LAST]} … {text[-LAST:]}"
-    if text.isprintable():
-        return text
-    text = " ".join(text.splitlines())
+    return text if text.isprintable() else printable(" ".join(text.splitlines()))
+
+
+def printable(text: str) -> str:
+    """Text on one line, its control characters escaped."""
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
     )
+
+
+def exit_as_told(number: int, frame: FrameType | None) -> NoReturn:
+    """A handler of SIGTERM by which a program ends what it has begun."""
+    sys.exit(128 + number)

@@ -14,15 +14,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 import filelock
 
 from pipeline import check
 from pipeline.cells import Cell, Project, opened
 from pipeline.data.memory import cores
-from pipeline.errors import InputError, command, refusal
+from pipeline.errors import InputError, command, exit_as_told, refusal
 from pipeline.params import Params, Runtime
 from pipeline.workers import Ended, Workers
 
@@ -269,10 +267,6 @@ def _last_line(text: str) -> str:
     return lines[-1] if lines else ""
 
 
-def _terminated(number: int, frame: FrameType | None) -> NoReturn:
-    sys.exit(128 + number)
-
-
 def main() -> None:
     """Reproduce the project in this folder as the command line asks."""
     if len(sys.argv) != 2:
@@ -281,7 +275,7 @@ def main() -> None:
     params = check.load()
     if told := advice(number, params.runtime, cores()):
         print(told, flush=True)
-    signal.signal(signal.SIGTERM, _terminated)  # so that runs are told to end
+    signal.signal(signal.SIGTERM, exit_as_told)  # so that runs are told to end
     sys.exit(reproduce(params, number))
 
 

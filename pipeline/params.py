@@ -37,7 +37,9 @@ Placement = Literal["auto", "resident", "streamed"]
 Shots = int | Literal["all"]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-MOST = 3e38  # of a factor; more is no number in single precision
+# of a factor: torch takes no step beyond single precision, and Adam divides a learning rate by as
+# little as 0.09999
+MOST = 3e37
 NonNegative = Annotated[float, Field(ge=0, le=MOST)]
 Positive = Annotated[float, Field(gt=0, le=MOST)]
 Count = Annotated[int, Field(ge=1, le=10**9)]

@@ -9,19 +9,17 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
-from types import FrameType
-from typing import NoReturn
 
 import psutil
 
-from pipeline.errors import command
+from pipeline.errors import command, exit_as_told
 
 GRACE = 3.0  # seconds for a stage to end by itself: it has got Ctrl-C, too, or misses DVC
 
 
 def main() -> None:
     """Reproduce the project; the exit status is DVC's."""
-    signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGTERM, exit_as_told)
     dvc = subprocess.Popen([sys.executable, "-m", "dvc", "repro", "--keep-going"])
     try:
         status = dvc.wait()
@@ -29,10 +27,6 @@ def main() -> None:
         _end(dvc)
         raise
     sys.exit(status)
-
-
-def _terminated(number: int, frame: FrameType | None) -> NoReturn:
-    sys.exit(128 + number)
 
 
 def _end(dvc: subprocess.Popen[bytes]) -> None:

@@ -67,6 +67,7 @@ WRONG = [
     ("lr: 0.01\n", "lr: .nan\n", "lr: .nan", "finite"),
     ("lr: 0.01\n", "lr: 1e400\n", "lr: 1e400", "finite"),
     ("lr: 0.01\n", "lr: 1e308\n", "lr: 1e308", "less than or equal to 3"),
+    ("live_after: 10", "live_after: 1e30", "live_after: 1e30", "less than or equal to 1000000000"),
     ("shots: [10]", "shots: [1]", "shots:", "needs; use 2 or more"),
     ("shots: [10]", "shots: [0]", "shots:", "at least 1"),
     ("shots: [10]", "shots: [ten]", "shots:", "'ten'"),

@@ -1,6 +1,7 @@
 """Asking a trained run of verification about image files."""
 
 import json
+import os
 import zipfile
 from pathlib import Path
 
@@ -180,6 +181,12 @@ def test_an_image_of_a_gallery_that_is_none_is_named(verifier, monkeypatch, caps
     Path("gallery/b/1.png").write_text("no picture")
     with pytest.raises(InputError, match=r"^gallery/b/1\.png: is no readable"):
         say(monkeypatch, capsys, "photos/5/000.png", "--gallery", "gallery")
+
+
+def test_a_pipe_is_no_image_and_is_not_waited_for(verifier, monkeypatch, capsys):
+    os.mkfifo("pipe.png")
+    with pytest.raises(InputError, match=r"^pipe\.png: is no regular file"):
+        say(monkeypatch, capsys, "pipe.png", "photos/5/000.png")
 
 
 WRONG_IMAGES = [

@@ -71,14 +71,14 @@ def check(
         )
     if choice == "group" and len(table):
         print(
-            f"prepare: near duplicates are kept together: {_named(table, apart | ~apart)}; all are "
-            f"in {LISTED}"
+            f"prepare: near duplicates stay in one split: {_named(table, ~apart)}; all are in "
+            f"{LISTED}"
         )
     if apart.any():
         advice = f"; {KEY}: group keeps them in one split" if can_group else ""
         print(
-            f"prepare: {_named(table, apart)}: what is learnt from one is tested on the other; "
-            f"all are in {LISTED}{advice}"
+            f"prepare: {_named(table, apart)}: what is learnt from one {_asked(table[apart])} "
+            f"the other; all are in {LISTED}{advice}"
         )
     return table.iloc[np.lexsort((~mixed, ~apart))].reset_index(drop=True)
 
@@ -108,6 +108,11 @@ def _table(images: pd.DataFrame, found: NearDuplicates) -> pd.DataFrame:
     return table[(table["left_split"] != "") & (table["right_split"] != "")]
 
 
+def _asked(apart: pd.DataFrame) -> str:
+    tested = (apart[["left_split", "right_split"]] == "test").any(axis=None)
+    return "is tested on" if tested else "is validated on"
+
+
 def _named(table: pd.DataFrame, those: pd.Series) -> str:
     """The first of those pairs, and how many more there are."""
     first, more = table[those].iloc[0], int(those.sum()) - 1
@@ -115,9 +120,5 @@ def _named(table: pd.DataFrame, those: pd.Series) -> str:
         f"{first[f'{side}_image']} ({first[f'{side}_class']}, {first[f'{side}_split']})"
         for side in ("left", "right")
     )
-    how, so = (
-        ("are mirror images of one picture", "so are")
-        if first["mirrored"]
-        else ("show one picture", "so do")
-    )
-    return f"{left} and {right} {how}{f', and {so} {more} more pairs' if more else ''}"
+    how = "show one picture, mirrored" if first["mirrored"] else "show one picture"
+    return f"{left} and {right} {how}{f', and so do {more} more pairs' if more else ''}"

@@ -28,6 +28,7 @@ from pipeline.errors import InputError
 from pipeline.records import OFFICIAL
 
 LABELS = "class_labels.txt"
+RUNS = 20  # published
 # how the published files are called, zipped or unpacked, by what they hold
 ROLES = {"background": "images_background", "evaluation": "images_evaluation", "runs": "all_runs"}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
@@ -42,14 +43,10 @@ def sheet(rows: Sequence[Row], columns: int) -> bytes:
     font = ImageFont.load_default(FONT)
     across = max((len(tile.pictures) for row in rows for tile in row.tiles), default=1)
     width, height = across * SIDE, SIDE + CAPTION
-    paper = Image.new(
-        "RGB",
-        (GAP + columns * (width + GAP), GAP + len(rows) * (TITLE + height + GAP)),
-        PAPER,
-    )
+    tall = [TITLE + GAP + (height if row.tiles else 0) for row in rows]
+    paper = Image.new("RGB", (GAP + columns * (width + GAP), GAP + sum(tall)), PAPER)
     draw = ImageDraw.Draw(paper)
-    for number, row in enumerate(rows):
-        top = GAP + number * (TITLE + height + GAP)
+    for row, top in zip(rows, accumulate(tall, initial=GAP), strict=False):
         draw.text((GAP, top), f"{row.title}{'' if row.tiles else f': {NONE}'}", INK, font)
         for column, tile in enumerate(row.tiles[:columns]):
             left = GAP + column * (width + GAP)

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.data.images import decode_all
 from pipeline.data.items import printable
+from pipeline.data.omniglot import RUNS
 from pipeline.data.sources import LABELLED, Item, Trial, class_names, find
 from pipeline.errors import InputError
 from pipeline.params import Data, Params, Task
@@ -118,7 +119,8 @@ def _told_trials(trials: Sequence[Trial]) -> str:
     episodes = {(trial.set, trial.episode) for trial in trials if trial.set != PAIRS}
     runs = Counter(name for name, _ in sorted(episodes))
     told = [f"; pairs brought: {counts}"] if pairs else []
-    told += [f"; {count} {name} runs" for name, count in runs.items()]
+    for name, count in runs.items():
+        told.append(f"; {count} {name} runs{f' ({RUNS} are published)' if count != RUNS else ''}")
     return "".join(told)
 
 

@@ -35,8 +35,9 @@ def left(place: Store) -> float:
 
 def forget(place: Store) -> None:
     """The store could be used."""
-    with suppress(OSError):
-        _file(place).unlink()
+    if left(place):
+        with suppress(OSError):
+            _file(place).unlink()
 
 
 def _file(place: Store) -> Path:

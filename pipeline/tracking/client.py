@@ -24,7 +24,7 @@ import filelock
 import psutil
 
 from pipeline import records
-from pipeline.errors import InputError, address, user_of, without_passwords
+from pipeline.errors import InputError, address, printable, user_of, without_passwords
 from pipeline.records import digest
 from pipeline.tracking import bulk, views
 
@@ -158,13 +158,7 @@ def _sqlite_uri(path: Path) -> str:
 
 def shown(uri: str) -> str:
     """A URI fit for printing: in one line, without credentials and query."""
-    return _printable(address(uri))
-
-
-def _printable(text: str) -> str:
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
-    )
+    return printable(address(uri))
 
 
 def reason(error: BaseException, uri: str = "") -> str:
@@ -176,7 +170,7 @@ def reason(error: BaseException, uri: str = "") -> str:
     if unanswered := _UNANSWERED.search(text):
         status = unanswered["status"]
         text = f"{shown(uri)} " + (f"answers with status {status}" if status else "gives no answer")
-    text = _printable(_without_secrets(text, uri))
+    text = printable(_without_secrets(text, uri))
     return text if len(text) <= LONGEST_REASON else text[: LONGEST_REASON - 1] + "…"
 
 

@@ -10,13 +10,10 @@ import torch
 from torch import nn
 
 from pipeline.errors import InputError
-from pipeline.params import Optimization, Optimizer, nearest
+from pipeline.params import MOST, Optimization, Optimizer, nearest
 
 ONE_CYCLE_WARMUP = 0.3
 ONE_CYCLE_START, ONE_CYCLE_END = 1 / 25, 1 / 25e4  # shares of the peak, as torch's OneCycleLR
-
-# Adam divides it by as little as 0.09999, and torch takes no step beyond single precision
-LARGEST_RATE = torch.finfo(torch.float32).max / 11
 
 Value = TypeVar("Value")
 
@@ -90,10 +87,10 @@ def parameter_groups(
         rates = (settings.lr * factor, settings.weight_decay if decay is None else decay)
         if factor > 0:
             lr, weight_decay = rates
-            if lr > LARGEST_RATE:
+            if lr > MOST:
                 raise InputError(
                     f"params.yaml: the learning rate of {name} is lr times its factor, {lr:g}, "
-                    f"and must be at most {LARGEST_RATE:g}"
+                    f"and must be at most {MOST:g}"
                 )
             new = {"params": [], "lr": lr, "weight_decay": weight_decay}
             groups.setdefault(rates, new)["params"].append(parameter)

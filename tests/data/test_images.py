@@ -3,10 +3,12 @@ import errno
 import io
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import sys
 import threading
+import time
 import warnings
 import zipfile
 import zlib
@@ -477,6 +479,23 @@ class TestDecodeAll:
             decode_all(items, tmp_path / "x.npy", 8, "crop", 1)
         assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
+    def test_ctrl_c_does_not_wait_for_the_images_that_are_begun(self, tmp_path, monkeypatch):
+        decoded = []
+
+        def slow(*arguments):
+            decoded.append(time.sleep(0.01))
+            if len(decoded) == 6:
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            return decode(*arguments)
+
+        monkeypatch.setattr(images, "decode", slow)
+        monkeypatch.setattr(images, "SHARE", 1)  # few and long tasks
+        items = put(tmp_path / "in", **{f"{i}.png": file_of(GREY) for i in range(90)})
+        with pytest.raises(KeyboardInterrupt):
+            decode_all(items, tmp_path / "x.npy", 8, "crop", 1, workers=2)
+        assert len(decoded) < 30
+        assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
     def test_no_more_images_in_memory_than_threads(self, tmp_path, monkeypatch):
         counter, lock, most = [0], threading.Lock(), [0]
 
@@ -724,7 +743,7 @@ class TestStage:
         ] == expected  # fmt: skip
         assert capsys.readouterr().out == (
             "data/omniglot: 12 images, 6 classes, 4 groups, splits brought: train 4, val 0, "
-            "test 8; 2 official runs\n"
+            "test 8; 2 official runs (20 are published)\n"
         )
 
     def test_a_source_set_is_to_be_classified_whatever_the_task(self):

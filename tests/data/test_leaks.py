@@ -71,7 +71,21 @@ def test_what_is_found_is_listed_the_worst_first(capsys):
     assert leaks.counts(listed) == {"pairs": 3, "in_two_splits": 1, "of_two_classes": 1}
     said = capsys.readouterr().out
     assert said.count("\n") == 1
-    assert "a/0.png (a, train) and a/1.png (a, test) are mirror images of one picture" in said
+    assert "a/0.png (a, train) and a/1.png (a, test) show one picture, mirrored: what" in said
+
+
+@pytest.mark.parametrize(("other", "used"), [("val", "validated"), ("test", "tested")])
+def test_what_a_copy_spoils_is_told(other, used, capsys):
+    leaks.check(IMAGES, SPLIT.replace("test", other), found((0, 1)), "warn")
+    assert f"what is learnt from one is {used} on the other; all" in capsys.readouterr().out
+
+
+def test_what_is_kept_together_is_told(capsys):
+    leaks.check(IMAGES, SPLIT, found((0, 2), (0, 3)), "group")
+    assert capsys.readouterr().out == (
+        "prepare: near duplicates stay in one split: a/0.png (a, train) and a/2.png (a, train) "
+        "show one picture, and so do 1 more pairs; all are in prepared/near_duplicates.csv\n"
+    )
 
 
 def test_only_what_the_task_has_is_advised(capsys):

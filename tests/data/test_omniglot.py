@@ -171,6 +171,13 @@ def test_one_of_several_backgrounds_is_named(put):
     assert len(found.trials) == 9 + 4
 
 
+def test_runs_without_a_folder_around_them_are_no_silent_loss(tmp_path):
+    target = unpack(tmp_path, {SMALL: BACKGROUND})
+    (target / "run01").mkdir()
+    assert refused(target) == "/run01: lies beside the published files; put the runs in a folder " \
+        "all_runs there"  # fmt: skip
+
+
 def test_a_doubled_folder_around_the_alphabets(put):
     texts = {f"{SMALL}/{path}": path for path in BACKGROUND}
     found = find(put({SMALL: texts}), "omniglot", "verification")

@@ -59,6 +59,17 @@ def put(tmp_path):
     return write
 
 
+@pytest.mark.parametrize("spelt", ["Jos\u00e9", "Jose\u0301"])
+def test_accents_may_be_in_their_letters_or_apart(tmp_path, spelt):
+    paths = [f"{spelt}/{spelt}_{number:04}.jpg" for number in (1, 2)]
+    train = "Jos\u00e9\t1\t2\nJose\u0301\t1\tCy\t12\n"
+    texts = photos(paths=[*PHOTOS, *paths]) | LISTS | {"pairsDevTrain.txt": train}
+    found = find(lay(tmp_path, texts), "pairs", "verification")
+    assert [item.class_name for item in found.items if "Jos" in item.class_name] == [
+        "Jos\u00e9"
+    ] * 2
+
+
 def arrangements(root: Path) -> dict[str, Path]:
     """One set, in all the ways in which it may lie there."""
     faces = pack(root / "beside/faces.zip", photos()).parent

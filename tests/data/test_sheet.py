@@ -99,7 +99,13 @@ def test_a_row_without_tiles_says_so(others):
     top = others * HEIGHT
     strip = pixels[top + GAP : top + GAP + TITLE]
     assert ink(strip) > 0 and np.array_equal(strip, named[GAP : GAP + TITLE])
-    assert (at(pixels, others, 0) == 255).all()
+    assert len(pixels) == top + 2 * GAP + TITLE
+
+
+def test_a_row_below_one_without_tiles_has_no_blank_band():
+    full = Row("full", [Tile((plain(9),), "x")])
+    pixels, alone = read(sheet([Row("empty", []), full], columns=2)), read(sheet([full], columns=2))
+    assert np.array_equal(pixels[GAP + TITLE :], alone)
 
 
 def test_the_same_rows_give_the_same_bytes():

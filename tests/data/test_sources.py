@@ -371,6 +371,12 @@ class TestTable:
         ]
         assert [item.read().decode() for item in items] == names
 
+    def test_a_group_in_two_spellings_of_unicode_is_one(self, put):
+        groups = iter(["Jos\u00e9", "Jose\u0301"] * len(ROWS))
+        rows = [(image, label, split, next(groups)) for image, label, split, _ in ROWS]
+        with pytest.raises(InputError, match=r"group 'Jos\u00e9' stands in train .* and in test"):
+            find_images(put(table=written(rows)), "csv")
+
     def test_columns_in_any_order_with_others_between(self, put):
         rows = [("x", group, label, "", image) for image, label, _, group in ROWS]
         header = ("taken at", "Group", " LABEL ", "", "image")

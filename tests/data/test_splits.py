@@ -277,6 +277,21 @@ def test_identical_images_in_two_splits_are_named():
     assert kept[0] == "" and kept[4] == "test"
 
 
+def test_what_is_dropped_is_named(capsys):
+    images = table([6, 6])
+    images["split"] = ["train", "train", "val", "val", "test", "test"] * 2
+    for pairs, named in (
+        ([(0, 4)], "0/0.png"),
+        ([(0, 4), (6, 10)], "0/0.png, 1/6.png"),
+        ([(0, 4), (0, 6), (2, 8)], "0/0.png, 0/4.png, 1/6.png and 2 more"),
+        ([(0, 1)], None),
+    ):
+        found = splits.find_duplicates(pixels(images, pairs))
+        splits.without_duplicates(images, images["split"], found, "drop")
+        said = f"prepare: left out as copies (data.exact_duplicates: drop): {named}\n"
+        assert capsys.readouterr().out == (said if named else "")
+
+
 def test_identical_images_under_two_labels_all_leave():
     images = table([6, 6])
     images["split"] = ["train", "train", "val", "val", "test", "test"] * 2

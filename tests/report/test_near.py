@@ -42,6 +42,13 @@ def test_only_what_the_task_has_is_advised(album):
     assert ["near_duplicates: group" in text for text in said] == [True, False]
 
 
+@pytest.mark.parametrize("splits", [("train", "val"), ("train", "test"), ("val", "test")])
+def test_the_scores_that_are_too_good_are_named(album, splits):
+    text = blocks(album, pair(0, 1, splits=splits))[0].text[0]
+    of = "test" if "test" in splits else "validation"
+    assert f"so that {of} scores are too good" in text
+
+
 def test_without_any_nothing_is_read():
     (said,) = blocks(Album())
     assert said.text == ("No two images were found to be changed copies of one picture.",)

@@ -536,7 +536,9 @@ def test_the_data_of_classification(here):
     write_runs(params)
     summary = read_json("prepared/summary.json")
     summary["splits"]["train"]["by_class"]["six"] = 7
-    write_json("prepared/summary.json", summary | {"left_out": 2, "pairs": {"val": {"same": 400}}})
+    write_json("prepared/summary.json", summary | {
+        "left_out": 2, "groups": 12, "groups_in_two_splits": 2, "pairs": {"val": {"same": 400}},
+    })  # fmt: skip
     part = part_of(html(made_report(params)), "data")
     rows = rows_of(part)
     assert rows[0] == {"": "training", "Images": "87", "Classes": "5", "Images a class": "7 to 20",
@@ -547,6 +549,7 @@ def test_the_data_of_classification(here):
     assert "300 images in all, each 8 × 8 pixels in grey" in text
     assert "the largest has 2.9 times as many training images" in text
     assert "3 groups of images with identical pixels" in text
+    assert "12 groups of images; 2 stand in two splits" in text
     assert "2 images were left out of the splits (exact duplicates: error)" in text
     assert "same 400" in text
 

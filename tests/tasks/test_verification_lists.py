@@ -310,6 +310,20 @@ def omniglot(evaluation=0):
     return images, listed
 
 
+@pytest.mark.parametrize("whole", ["groups", "classes"])
+def test_alphabets_that_stand_in_two_splits_are_counted(whole):
+    images, listed = omniglot()
+    params = params_of(data__splits__whole=whole, data__splits__val=0.4)
+    images = prepare(images, listed, params=params)
+    rows = [train_rows("all", 0)] + [
+        pd.read_csv(f"prepared/splits/{of}.csv") for of in ("val", "test")
+    ]
+    counted = Counter(group for one in rows for group in set(images["group"][one["row"]]))
+    divided = sum(splits > 1 for splits in counted.values())
+    assert (divided > 0) == (whole == "classes")
+    assert summary()["groups"] == 6 and summary()["groups_in_two_splits"] == divided
+
+
 def test_official_runs_alone_are_the_test_pairs_too(capsys):
     images, listed = omniglot()
     params = params_of(data__splits__whole="groups", pairs__episodes=[{"ways": 2}, {"ways": 5}])

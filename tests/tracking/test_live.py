@@ -254,6 +254,8 @@ def test_a_store_that_failed_is_left_alone_by_other_processes_for_a_while(
         os.utime(file, times=(time.time() - age,) * 2)
         assert follow("") is asked
     assert follow("it is away again") and not follow("")
+    away.forget(tracking.Store("http://127.0.0.1:1", None, False, project.root))
+    assert not follow("")
     publish(project.params)
     assert not file.exists() and follow("")
 

@@ -196,7 +196,7 @@ def test_a_slow_server(project: Project, server: str, monkeypatch: pytest.Monkey
 @pytest.mark.torture
 def test_a_hung_server_with_the_usual_patience(project: Project) -> None:
     with serving(faults.hung) as server:
-        check_warning(faults.publish(project, MLFLOW_TRACKING_URI=server.uri), within=45)
+        check_warning(faults.publish(project, MLFLOW_TRACKING_URI=server.uri), within=15)
 
 
 @pytest.mark.torture

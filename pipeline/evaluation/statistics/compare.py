@@ -48,7 +48,7 @@ def estimates(
                 metric: estimate(
                     tables.of_seeds(values, compare, method, shots, metric),
                     tables.of_units(contributions, compare, method, shots, metric),
-                    top=np.inf if metric in UNBOUNDED else 1.0,
+                    top=None if metric in UNBOUNDED else 1.0,
                 )
                 for metric in metrics
             }
@@ -58,20 +58,21 @@ def estimates(
     }
 
 
-def estimate(values: Floats, table: Floats | None = None, top: float = np.inf) -> Estimate:
+def estimate(values: Floats, table: Floats | None = None, top: float | None = None) -> Estimate:
     """Mean of a metric's values (S,) and its interval.
 
     Args:
         values: one a seed.
         table: their contributions (S, U), if it has any.
-        top: the largest value that there can be; the smallest is 0.
+        top: the largest value that there can be, if one is; the smallest is 0.
     """
     table = values[:, None] if table is None else table
-    mean, found = float(tables.settled(values).mean()), spread(table)
+    mean, found = float(tables.settled(values).mean()), spread(table, top)
     if found is None:
         return Estimate(mean, None, None, len(values))
     low, high = interval(mean, found)
-    low, high = min(mean, max(0.0, low)), max(mean, min(top, high))
+    low = min(mean, max(0.0, low))
+    high = max(mean, high if top is None else min(top, high))
     return Estimate(mean, low, high, len(values), population(table))
 
 

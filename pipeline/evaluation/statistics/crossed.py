@@ -107,13 +107,16 @@ def components(table: Floats) -> Components | None:
     )
 
 
-def spread(table: Floats) -> Spread | None:
+def spread(table: Floats, top: float | None = None) -> Spread | None:
     """The spread of the mean of a table (S, U); None for a single value.
 
-    One seed leaves the units alone, and one unit the seeds alone: Student's t over them. What
-    does not vary at all has error 0 where it is 0; elsewhere that a next unit would not differ
-    either is more than is known, and the error is as if it had been 0: |x| / (U + 1), or of one
-    unit |x| / (S + 1).
+    One seed leaves the units alone, and one unit the seeds alone: Student's t over them. That a
+    next unit would not differ, where none does, is more than is known: the error is as if it had
+    been 0, |x| / (U + 1), or of one unit |x| / (S + 1); and where all units are 0, ``top``.
+
+    Args:
+        table: of a metric, or of differences.
+        top: the largest value that the metric can have.
     """
     replicates = [number for number in table.shape if number > 1]
     if not replicates:
@@ -121,7 +124,10 @@ def spread(table: Floats) -> Spread | None:
     seeds, units = table.shape
     fewest = min(replicates) - 1
     if np.ptp(table) == 0:
-        return Spread(float(abs(table[0, 0]) / (replicates[-1] + 1)), fewest, fewest)
+        value = abs(float(table[0, 0]))
+        if value == 0 and top and units > 1:
+            value = top
+        return Spread(value / (replicates[-1] + 1), fewest, fewest)
     if len(replicates) == 1:
         return Spread(float(table.std(ddof=1) / table.size**0.5), fewest, fewest)
     return _crossed(*mean_squares(table), seeds, units)

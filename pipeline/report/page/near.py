@@ -63,7 +63,8 @@ def _said(kinds: Kinds, task: Task) -> Iterator[Block]:
         advice = " data.near_duplicates: group keeps such images in one split."
         yield warning(
             f"{_pairs(len(kinds[APART]))} of near duplicates {_stand(kinds[APART])} in two splits: "
-            "what was learnt from one is asked of the other, so that scores are too good."
+            f"what was learnt from one is asked of the other, so that {_too_good(kinds[APART])} "
+            "scores are too good."
             f"{advice if task == 'classification' else ''}"
         )
     if kinds[MIXED]:
@@ -76,6 +77,11 @@ def _said(kinds: Kinds, task: Task) -> Iterator[Block]:
             f"{_pairs(len(kinds[REST]))} of near duplicates {_stand(kinds[REST])} within one class "
             "and split."
         )
+
+
+def _too_good(apart: Sequence[NearPair]) -> str:
+    splits = {split for pair in apart for split in pair.splits}
+    return "test" if "test" in splits else "validation"
 
 
 def _pairs(count: int) -> str:
