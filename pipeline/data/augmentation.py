@@ -1,17 +1,21 @@
 """Random changes of training images: batched tensor operations, each image by its own draw.
 
 Draws are made on the CPU and only values of size (B,) or (B, side) go to the images' device, so
-that a seed gives the same changes everywhere and the device is never waited for.
+that a seed gives the same changes everywhere and the device is never waited for. What is made of
+them is made for many batches at once: for one, these short operations take longer than its images.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pipeline.data.rows import together
 from pipeline.params import Augmentation
 
 WHITE = 255.0
@@ -21,6 +25,7 @@ CROP_RATIOS = (3 / 4, 4 / 3)
 ERASED_AREAS = (0.02, 0.33)
 ERASED_RATIOS = (0.3, 3.3)
 ELASTIC_POINTS = 5  # a side of the grid of displacements between which is interpolated
+AT_ONCE = 4096  # images whose changes are drawn together
 
 # All are drawn each time, in this order, so that no setting changes what another one draws.
 DRAWS = (
@@ -30,8 +35,104 @@ DRAWS = (
     *("erasing", "erased_area", "erased_ratio", "erased_x", "erased_y"),
 )
 
-Draws = dict[str, Tensor]  # each (B,) in [0, 1)
+Draws = dict[str, Tensor]  # each (N,) in [0, 1)
 Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is to be done to each image of a batch, on the images' device.
+
+    Attributes:
+        values: by name, those of what is to be done: ``mirrored`` (B, 1, 1, 1) bool; ``matrix``
+            (B, 2, 3), from points of the output to those of the input, in [-1, 1]; the factors
+            ``brightness``, ``contrast`` and ``saturation`` and the turn ``hue``, (B, 1, 1, 1);
+            ``rows`` (B, H) and ``columns`` (B, W) bool, of a rectangle to erase.
+        points: of the output, as x, y and 1, (1, H * W, 3); for the matrix.
+        bend: displacements beside the matrix, (B, 2, h, w) standard normal, on the CPU.
+        elastic: their size, in sides of the image.
+    """
+
+    values: dict[str, Tensor]
+    points: Tensor
+    bend: Tensor | None
+    elastic: float
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Images (B, C, H, W) of bytes, or floats from 0 to 255, changed; float32."""
+        values = self.values
+        if "mirrored" in values:  # while a pixel may still be a byte
+            pixels = torch.where(values["mirrored"], pixels.flip(3), pixels)
+        images = pixels.to(torch.float32)
+        if "matrix" in values:
+            images = self._warp(images)
+        images = self._jitter(images)
+        if "rows" in values:
+            inside = values["rows"][:, None, :, None] & values["columns"][:, None, None, :]
+            images = images.masked_fill(inside, GREY)
+        return images
+
+    def _warp(self, images: Tensor) -> Tensor:
+        """One bilinear resampling; what is outside repeats the border."""
+        count, size = len(images), list(images.shape[2:])
+        # as torch's affine_grid, which makes the points anew each time
+        grid = self.points.expand(count, -1, -1).bmm(self.values["matrix"].transpose(1, 2))
+        grid = grid.view(count, *size, 2)
+        if self.bend is not None:
+            bend = functional.interpolate(self.bend, size, mode="bicubic", align_corners=True)
+            bend = bend.to(images.device, non_blocking=True)  # made on the CPU: the same everywhere
+            grid = grid + 2 * self.elastic * bend.permute(0, 2, 3, 1)
+        return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+    def _jitter(self, images: Tensor) -> Tensor:
+        """Brightness, contrast, saturation and hue, in this order."""
+        values = self.values
+        if "brightness" in values:
+            images = (images * values["brightness"]).clamp_(0, WHITE)
+        if "contrast" in values:
+            mean = _grey(images).mean(dim=(1, 2, 3), keepdim=True)
+            images = torch.lerp(mean, images, values["contrast"]).clamp_(0, WHITE)
+        if images.shape[1] == 1:
+            return images
+        if "saturation" in values:
+            images = torch.lerp(_grey(images), images, values["saturation"]).clamp_(0, WHITE)
+        if "hue" in values:
+            images = _turn_hue(images, values["hue"])
+        return images
+
+
+def changes(
+    counts: Iterable[int],
+    size: tuple[int, int],
+    settings: Augmentation,
+    generator: torch.Generator,
+    device: torch.device,
+) -> Iterator[Change]:
+    """What to do to the images of batches, by draws from the ranges of ``settings``.
+
+    Args:
+        counts: images of each batch; a few are asked for before the first is answered.
+        size: height and width of the images.
+        settings: the ranges, not all of them off.
+        generator: as for ``augment``.
+        device: of the images.
+    """
+    points, grid = _points(size, device), (ELASTIC_POINTS, ELASTIC_POINTS)
+    for block in _blocks(counts):
+        drawn, bends = [], []
+        for count in block:
+            drawn.append(torch.rand(len(DRAWS), count, generator=generator))
+            if settings.elastic:
+                bends.append(torch.randn(count, 2, *grid, generator=generator))
+        draws = dict(zip(DRAWS, torch.cat(drawn, dim=1), strict=True))
+        values = {
+            name: together([of], device)[0].split(block)
+            for name, of in _values(draws, settings, size).items()
+        }
+        for place in range(len(block)):
+            bend = bends[place] if bends else None
+            mine = {name: of[place] for name, of in values.items()}
+            yield Change(mine, points, bend, settings.elastic)
 
 
 def augment(pixels: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
@@ -54,22 +155,9 @@ def augment(pixels: Tensor, settings: Augmentation, generator: torch.Generator) 
     """
     if settings.off:
         return pixels
-    values = torch.rand(len(DRAWS), len(pixels), generator=generator)
-    draws = dict(zip(DRAWS, values, strict=True))
-    if settings.flip:  # while a pixel may still be a byte
-        mirrored = _per_image(draws["flip"] < 0.5, pixels)
-        pixels = torch.where(mirrored, pixels.flip(3), pixels)
-    images = pixels.to(torch.float32)
-    bend = None
-    if settings.elastic:
-        bend = torch.randn(len(pixels), 2, ELASTIC_POINTS, ELASTIC_POINTS, generator=generator)
-    warped = settings.rotation or settings.zoom or settings.shear or settings.shift
-    if warped or settings.crop < 1 or bend is not None:
-        images = _warp(images, settings, draws, bend)
-    images = _jitter(images, settings, draws)
-    if settings.erasing:
-        images = _erase(images, settings.erasing, draws)
-    return images
+    height, width = pixels.shape[2:]
+    (change,) = changes([len(pixels)], (height, width), settings, generator, pixels.device)
+    return change(pixels)
 
 
 def mix(
@@ -131,19 +219,57 @@ def _cut(centre: float, length: float, side: int) -> slice:
     return slice(start, stop)
 
 
-def _warp(images: Tensor, settings: Augmentation, draws: Draws, bend: Tensor | None) -> Tensor:
-    """Rotation, zoom, shear, shift, crop and bend together; what is outside repeats the border.
+def _blocks(counts: Iterable[int]) -> Iterator[list[int]]:
+    """Counts one after another, until they come to ``AT_ONCE``."""
+    block, held = [], 0
+    for count in counts:
+        block.append(count)
+        held += count
+        if held >= AT_ONCE:
+            yield block
+            block, held = [], 0
+    if block:
+        yield block
+
+
+def _values(draws: Draws, settings: Augmentation, size: tuple[int, int]) -> dict[str, Tensor]:
+    """``Change.values`` of N images."""
+    made: dict[str, Tensor] = {}
+    if settings.flip:
+        made["mirrored"] = _per_image(draws["flip"] < 0.5)
+    ranges = settings.rotation, settings.zoom, settings.shear, settings.shift, settings.elastic
+    if any(ranges) or settings.crop < 1:
+        made["matrix"] = _matrix(settings, draws)
+    for name in ("brightness", "contrast", "saturation"):
+        if largest := getattr(settings, name):
+            made[name] = _per_image(1 + largest * _either_way(draws[name]))
+    if settings.hue:
+        made["hue"] = _per_image(settings.hue * _either_way(draws["hue"]))
+    if settings.erasing:
+        made["rows"], made["columns"] = _erased(settings.erasing, draws, size)
+    return made
+
+
+def _points(size: tuple[int, int], device: torch.device) -> Tensor:
+    """See ``Change.points``."""
+    same = torch.eye(2, 3)[None]
+    grid = functional.affine_grid(same, [1, 1, *size], align_corners=False).view(1, -1, 2)
+    return torch.cat([grid, torch.ones_like(grid[:, :, :1])], dim=2).to(device)
+
+
+def _matrix(settings: Augmentation, draws: Draws) -> Tensor:
+    """Rotation, zoom, shear, shift and crop together, (N, 2, 3).
 
     A point of the output, in [-1, 1], goes into the crop's box, then through
-    rotation x shear x zoom, then is shifted, by its own amount too where there is a ``bend``
-    (B, 2, h, w), a grid of standard normal displacements; there the input is read.
+    rotation x shear x zoom, then is shifted, by its own amount too where there is a bend; there
+    the input is read.
     """
     angle = math.radians(settings.rotation) * _either_way(draws["rotation"])
     slant = torch.tan(math.radians(settings.shear) * _either_way(draws["shear"]))
     zoom_x = 1 + settings.zoom * _either_way(draws["zoom_x"])
     zoom_y = 1 + settings.zoom * _either_way(draws["zoom_y"])
     cos, sin = torch.cos(angle), torch.sin(angle)
-    axis_x = torch.stack([cos, sin]) * zoom_x  # (2, B)
+    axis_x = torch.stack([cos, sin]) * zoom_x  # (2, N)
     axis_y = torch.stack([cos * slant - sin, sin * slant + cos]) * zoom_y
     # the shift is in sides of the image, which are 2 long
     shift = 2 * settings.shift * _either_way(torch.stack([draws["shift_x"], draws["shift_y"]]))
@@ -156,38 +282,7 @@ def _warp(images: Tensor, settings: Augmentation, draws: Draws, bend: Tensor | N
         centre_y = (1 - height) * _either_way(draws["crop_y"])
         origin = axis_x * centre_x + axis_y * centre_y + shift
         axis_x, axis_y = axis_x * width, axis_y * height
-
-    matrix = torch.stack([axis_x, axis_y, origin], dim=2).transpose(0, 1)
-    matrix = matrix.to(images.device, non_blocking=True)  # (B, 2, 3)
-    grid = functional.affine_grid(matrix, list(images.shape), align_corners=False)
-    if bend is not None:
-        size = list(images.shape[2:])
-        field = functional.interpolate(bend, size, mode="bicubic", align_corners=True)
-        field = field.to(images.device, non_blocking=True)  # made on the CPU: the same everywhere
-        grid = grid + 2 * settings.elastic * field.permute(0, 2, 3, 1)
-    return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
-
-
-def _jitter(images: Tensor, settings: Augmentation, draws: Draws) -> Tensor:
-    """Brightness, contrast, saturation and hue, in this order."""
-
-    def factor(name: str, largest: float) -> Tensor:
-        return _per_image(1 + largest * _either_way(draws[name]), images)
-
-    if settings.brightness:
-        images = (images * factor("brightness", settings.brightness)).clamp_(0, WHITE)
-    if settings.contrast:
-        mean = _grey(images).mean(dim=(1, 2, 3), keepdim=True)
-        images = torch.lerp(mean, images, factor("contrast", settings.contrast)).clamp_(0, WHITE)
-    if images.shape[1] == 1:
-        return images
-    if settings.saturation:
-        strength = factor("saturation", settings.saturation)
-        images = torch.lerp(_grey(images), images, strength).clamp_(0, WHITE)
-    if settings.hue:
-        turn = settings.hue * _either_way(draws["hue"])
-        images = _turn_hue(images, _per_image(turn, images))
-    return images
+    return torch.stack([axis_x, axis_y, origin], dim=2).transpose(0, 1)
 
 
 def _grey(images: Tensor) -> Tensor:
@@ -219,20 +314,16 @@ def _turn_hue(images: Tensor, turn: Tensor) -> Tensor:
     return value - chroma * (2 - distance).clamp_(0, 1)
 
 
-def _erase(images: Tensor, probability: float, draws: Draws) -> Tensor:
-    """Fill a random rectangle of some images with grey."""
+def _erased(probability: float, draws: Draws, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """A random rectangle of some images, by its rows (N, H) and columns (N, W)."""
     width, height = _box(ERASED_AREAS, ERASED_RATIOS, draws["erased_area"], draws["erased_ratio"])
     chosen = draws["erasing"] < probability
-    rows = _span(height, draws["erased_y"], images.shape[2]) & chosen[:, None]  # (B, H)
-    columns = _span(width, draws["erased_x"], images.shape[3])  # (B, W)
-    rows = rows.to(images.device, non_blocking=True)
-    columns = columns.to(images.device, non_blocking=True)
-    inside = rows[:, None, :, None] & columns[:, None, None, :]
-    return images.masked_fill(inside, GREY)
+    rows = _span(height, draws["erased_y"], size[0]) & chosen[:, None]
+    return rows, _span(width, draws["erased_x"], size[1])
 
 
 def _span(share: Tensor, position: Tensor, side: int) -> Tensor:
-    """Marks (B, side) of an interval of ``share`` of the side, a pixel at least, that fits in."""
+    """Marks (N, side) of an interval of ``share`` of the side, a pixel at least, that fits in."""
     length = (share * side).round().clamp(1, side)
     start = torch.floor(position * (side - length + 1))
     place = torch.arange(side)
@@ -258,6 +349,6 @@ def _either_way(draw: Tensor) -> Tensor:
     return 2 * draw - 1
 
 
-def _per_image(values: Tensor, images: Tensor) -> Tensor:
-    """(B,) as (B, 1, 1, 1) on the images' device."""
-    return values.to(images.device, non_blocking=True)[:, None, None, None]
+def _per_image(values: Tensor) -> Tensor:
+    """(N,) as (N, 1, 1, 1)."""
+    return values[:, None, None, None]

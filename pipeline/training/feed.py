@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import tee
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.data.augmentation import augment
+from pipeline.data.augmentation import changes
 from pipeline.data.rows import Rows, in_order, stream
 from pipeline.models import architectures
 from pipeline.training.phase import EVALUATION_BATCH
@@ -46,10 +47,8 @@ class Feed:
         if self._latents is not None:
             yield from stream(self._latents, drawn)
             return
-        run = self._run
-        for pixels in stream(run.train.pixels, drawn):
-            changed = augment(pixels, run.training.augmentation, self._generator)
-            yield architectures.normalise(changed, run.architecture)
+        for images in self._changed(drawn):
+            yield architectures.normalise(images, self._run.architecture)
 
     def inputs(self, taken: Tensor) -> Tensor:
         """What the trained module takes, of what ``stream`` gave."""
@@ -58,6 +57,19 @@ class Feed:
         with torch.no_grad():
             latents: Tensor = self._frozen(taken)
         return latents
+
+    def _changed(self, drawn: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Tensor]:
+        """Images of an epoch (B, C, H, W), augmented."""
+        run, settings = self._run, self._run.training.augmentation
+        if settings.off:
+            yield from stream(run.train.pixels, drawn)
+            return
+        drawn, again = tee(drawn)
+        height, width = run.train.pixels.shape[2:]
+        counts = (len(index) for index, _ in again)
+        changing = changes(counts, (height, width), settings, self._generator, run.device)
+        for pixels, change in zip(stream(run.train.pixels, drawn), changing, strict=True):
+            yield change(pixels)
 
     def val(self) -> Iterator[Tensor]:
         """Validation inputs in order, in batches."""

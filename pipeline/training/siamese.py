@@ -135,20 +135,21 @@ def _on_pairs(
         for column in (run.val_pairs.left, run.val_pairs.right, run.val_pairs.same)
     ]
 
-    def batches() -> Iterator[tuple[Tensor, PairBatch]]:
+    def groups() -> Iterator[tuple[PairBatch, PairBatch, Tensor]]:
         # a group is composed while the device has the one before it to do
-        drawn, again = tee(
-            pair
-            for group in composed.epoch()
-            for pair in zip(group, _together(group, run.device), strict=True)
-        )
-        images = feed.stream((batch.images, sent.images) for batch, sent in drawn)
-        yield from zip(images, (sent for _, sent in again), strict=True)
+        for group in composed.epoch():
+            sent = _together(group, run.device)
+            yield from zip(group, sent, labels_of(run, [of.images for of in sent]), strict=True)
 
-    def loss(item: tuple[Tensor, PairBatch]) -> Tensor:
-        taken, batch = item
+    def batches() -> Iterator[tuple[Tensor, PairBatch, Tensor]]:
+        drawn, again = tee(groups())
+        images = feed.stream((batch.images, sent.images) for batch, sent, _ in drawn)
+        for taken, (_, sent, labels) in zip(images, again, strict=True):
+            yield taken, sent, labels
+
+    def loss(item: tuple[Tensor, PairBatch, Tensor]) -> Tensor:
+        taken, batch, labels = item
         latents = encoder(feed.inputs(taken)).flatten(1).float()  # (B, D)
-        labels = run.train.labels[batch.images]
         left, right = batch.left, batch.right
         return of_pairs(latents[left], latents[right], labels[left], batch.same)
 

@@ -9,7 +9,8 @@ from scipy.stats import beta, kstest
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as vision
 
-from pipeline.data.augmentation import DRAWS, ELASTIC_POINTS, augment, mix
+from pipeline.data import augmentation
+from pipeline.data.augmentation import DRAWS, ELASTIC_POINTS, augment, changes, mix
 from pipeline.params import Augmentation
 
 EVERYTHING = {
@@ -102,6 +103,19 @@ def test_equal_images_come_out_different(name):
     for k in range(8):
         for other in range(k):
             assert (out[k] - out[other]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 1000])
+@pytest.mark.parametrize("elastic", [0.0, 0.05])
+def test_many_batches_are_changed_as_one_after_another(at_once, elastic, monkeypatch):
+    monkeypatch.setattr(augmentation, "AT_ONCE", at_once)
+    settings = Augmentation(**EVERYTHING, elastic=elastic)
+    batches = noise(13, side=8).split([4, 3, 1, 5])
+    counts = (len(batch) for batch in batches)
+    made = changes(counts, (8, 8), settings, seeded(0), torch.device("cpu"))
+    one_by_one = seeded(0)
+    for batch, change in zip(batches, made, strict=True):
+        assert change(batch).equal(augment(batch, settings, one_by_one))
 
 
 def test_nothing_waits_for_the_values_of_the_device():

@@ -74,14 +74,15 @@ def test_the_training_loss_of_pairs_by_hand():
     run = make_run(pairs=True, batch_size=6)
     phase = only(run, loss={"name": "contrastive", "margin_different": 2.0})
     phase.training_mode()
-    taken, batch = next(iter(phase.batches()))
+    taken, batch, labels = next(iter(phase.batches()))
+    assert labels.equal(run.train.labels[batch.images])
     latents = run.part(upto="embedding")(taken).detach()
     expected = [
         rms(latents[i], latents[j]) ** 2 if same else max(0.0, 2 - rms(latents[i], latents[j])) ** 2
         for i, j, same in zip(batch.left, batch.right, batch.same, strict=True)
     ]
     assert len(expected) > 3
-    assert phase.loss((taken, batch)).tolist() == pytest.approx(expected, rel=1e-4)
+    assert phase.loss((taken, batch, labels)).tolist() == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_validation_loss_of_images_by_hand():
@@ -207,7 +208,7 @@ def test_the_second_part_sees_what_the_first_became():
         phases = recipe.encoder_phases(run)
         fit(next(phases), run.device, "fp32")
         second = next(phases)
-        taken, _ = next(iter(second.batches()))
+        taken, *_ = next(iter(second.batches()))
         if augmentation is None:
             latents = next(run.encode(run.part(upto="features.3").eval(), run.train))
             kept = {image.numpy().tobytes() for image in latents}
