@@ -216,7 +216,8 @@ def _on_images(
 def _class_batch(run: Run, size: int, per_class: int) -> int:
     """Images of a batch of ``per_class`` a class that ``size`` allows."""
     where = f"methods.{run.method}.encoder.per_class"
-    together, each = class_batch(len(run.train.labels.unique()), size, per_class, where)
+    classes = len(run.train.labels.cpu().unique())
+    together, each = class_batch(classes, size, per_class, where)
     return together * each
 
 

@@ -8,11 +8,13 @@ import torch
 from PIL import Image
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.rows import decode, encoder, finetune, head, made, trainers
 from benchmarks.rows.made import Setting
 from pipeline.models.cut import cut
 from pipeline.params import Augmentation
+from pipeline.training import loop
 
 SMALL = Setting("small", 8, images=24, batch_size=8, channels=1, classes=3)
 
@@ -70,6 +72,38 @@ def test_bare_loop_learns_from_as_many_pairs(monkeypatch):
     phase = encoder.phase_of(SMALL.run(made.AUGMENTED, 10), "embedding", 1)
     steps, pairs = encoder.learnt_in_an_epoch(phase)
     assert seen == [(8, round(pairs / steps))] * steps
+
+
+class Operations(TorchDispatchMode):
+    """Counts torch's operations but for views: on a GPU, each is a launch."""
+
+    VIEWS = ("view", "t", "transpose", "permute", "expand", "slice", "select", "detach", "alias",
+             "unsqueeze", "split_with_sizes", "unbind", "as_strided", "split")  # fmt: skip
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func.overloadpacket.__name__ not in self.VIEWS
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("name", "side", "latent"), [
+    ("small", 8, "embedding"), ("squeezenet1_1", 32, "features.12"),
+])  # fmt: skip
+def test_a_step_takes_hardly_more_operations_than_a_bare_one(name, side, latent):
+    """An epoch of 64 steps: augmentation and pairs included, but for some at its beginning."""
+    channels = 1 if name == "small" else 3
+    setting = Setting(name, side, images=256, batch_size=4, channels=channels)
+    phase = encoder.phase_of(setting.run(made.AUGMENTED, 10), latent, 1)
+    stepper = loop._Stepper(phase, setting.device, "fp32")
+    bare = encoder._Loop(setting, latent)
+    given = setting.random_inputs(4), *encoder._random_pairs(4, 4, setting.device)
+    stepper.epoch()  # the first step of an optimizer makes its momentum
+    bare.step(*given)
+    with Operations() as ours:
+        stepper.epoch()
+    with Operations() as other:
+        bare.step(*given)
+    assert ours.count / 64 - other.count <= 15
 
 
 def test_pairs_learnt_from_are_those_within_batches():

@@ -40,7 +40,7 @@ def balanced_weights(labels: Tensor, classes: int) -> Tensor:
     weight of the images is 1; scikit-learn's ``balanced``, after King and Zeng, "Logistic
     regression in rare events data" (2001). A class without images gets 0.
     """
-    counts = labels.bincount(minlength=classes)
+    counts = labels.cpu().bincount(minlength=classes)
     present = counts > 0
     weights = len(labels) / (present.sum() * counts.clamp(min=1)).float()
-    return weights.where(present, 0.0)
+    return weights.where(present, 0.0).to(labels.device)

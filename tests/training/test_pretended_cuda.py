@@ -1,0 +1,145 @@
+"""Every way of training on a device that is none: what would fail on CUDA, and can fail here."""
+
+import numpy as np
+import pytest
+import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor
+
+from pipeline import recipes
+from pipeline.data.batches import load_images
+from pipeline.data.rows import Streamed
+from pipeline.models import architectures
+from pipeline.params import Augmentation
+from pipeline.training import loop
+from pipeline.training.loop import fit
+from pipeline.training.phase import Solve
+from tests.digits import make_run
+from tests.recipes.test_contract import METHODS, phases_of, shortened
+from tests.recipes.test_verification_contract import METHODS as VERIFIERS
+from tests.training.pretended_cuda import CUDA, pretended_cuda
+
+CHANGED = Augmentation(flip=True, rotation=10, shift=0.1, brightness=0.1, erasing=0.5, elastic=0.05)
+FETCHED = 0.5
+
+
+@pytest.fixture
+def device(monkeypatch):
+    """The device; no epoch fetches anything but its metrics, at its end, which are all the same."""
+    made = loop._Stepper.epoch
+
+    def fetch(metrics):
+        assert all(isinstance(of, FakeTensor) and of.device == CUDA for of in metrics.values())
+        return dict.fromkeys(metrics, FETCHED) | {loop.FINITE: 1.0}
+
+    def epoch(stepper):
+        before = mode.copies
+        found = made(stepper)
+        assert mode.copies == before
+        return found
+
+    monkeypatch.setattr(loop, "fetch", fetch)
+    monkeypatch.setattr(loop._Stepper, "epoch", epoch)
+    with pretended_cuda() as mode:
+        yield CUDA
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "channels"),
+    [("bvlc_alexnet", 67, 3), ("koch", 65, 1), ("drawings", 28, 1), ("squeezenet1_1", 64, 3),
+     ("alexnet", 67, 3), ("resnet18", 64, 3), ("vgg11_bn", 48, 1), ("convnext_tiny", 32, 3)],
+)  # fmt: skip
+def test_networks_take_images_of_the_device(name, side, channels, device):
+    network = architectures.build(name, 4, channels, side, None, 0).to(device)
+    pixels = torch.zeros(3, channels, side, side, dtype=torch.uint8).to(device)
+    logits = network(architectures.normalise(pixels, name))
+    assert logits.shape == (3, 4) and logits.device == CUDA
+
+
+def on(device, folder, placement="resident", **asked):
+    """A run on the device, its images from a file."""
+    run = make_run(per_class=6, batch_size=6, pairs=True, **asked)
+    run.device, run.placement = device, placement
+    run.network.to(device)
+    for name in ("train", "val"):
+        images = getattr(run, name)
+        np.save(folder / f"{name}.npy", images.pixels.numpy())
+        rows = np.arange(len(images))
+        labels = images.labels.numpy()
+        loaded = load_images(folder / f"{name}.npy", rows, labels, device, placement)
+        setattr(run, name, loaded)
+    return run
+
+
+def trained(recipe, run, precision):
+    """The phases' results; of what is solved on the CPU there is none."""
+    found = []
+    for phase in phases_of(recipe, run):
+        if isinstance(phase, Solve):
+            break
+        found.append(fit(phase, run.device, precision))
+        assert all(of.device == CUDA for of in phase.module.state_dict().values())
+    return found
+
+
+def test_the_device_refuses_what_would_wait_for_it_or_mix_devices(device):
+    there, here = torch.ones(3, device=device), torch.ones(3)
+    assert (here + here).tolist() == [2, 2, 2] and (there + there).device == CUDA
+    with pytest.raises(DataDependentOutputException):
+        there.sum().item()
+    assert there.to("cpu").device.type == "cpu"
+    with pytest.raises(Exception, match="same device"):
+        there + here
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", [*METHODS, *(f"verify {name}" for name in VERIFIERS)])
+def test_no_recipe_waits_for_the_device_or_mixes_devices(name, precision, device, tmp_path):
+    block = METHODS[name] if name in METHODS else VERIFIERS[name.removeprefix("verify ")]
+    recipe = recipes.of(shortened(block))
+    run = on(device, tmp_path, augmentation=CHANGED)
+    for result in trained(recipe, run, precision):
+        assert result.status == "finished" and len(result.history) == 2
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        {"name": "contrastive", "margin_same": [0.1, 0.0, 0.2]},
+        {"name": "cosine"},
+        *({"name": "triplet", "mining": mining} for mining in ("all", "semihard", "hard")),
+        {"name": "supcon"},
+    ],
+    ids=lambda loss: " ".join(map(str, loss.values())),
+)
+@pytest.mark.parametrize("name", ["breakdown", "joint"])
+def test_no_loss_of_ours_waits_for_the_device_or_mixes_devices(name, loss, device, tmp_path):
+    block = shortened(METHODS[name])
+    (block["encoder"] if name == "breakdown" else block)["loss"] = loss
+    results = trained(recipes.of(block), on(device, tmp_path), "fp32")
+    assert [result.status for result in results] == ["finished"] * len(results)
+
+
+@pytest.mark.parametrize(
+    "treatment",
+    [
+        {"mixup": 0.2},
+        {"cutmix": 1.0},
+        {"label_smoothing": 0.1, "class_weights": "balanced"},
+        {"sampler": "balanced", "optimizer": "adam", "schedule": "one_cycle"},
+        {"optimizer": "adamw", "weight_decay": 0.01, "warmup": 0.5, "schedule": "cosine"},
+        {"nesterov": True, "patience": 1},
+    ],
+    ids=", ".join,
+)
+def test_no_treatment_waits_for_the_device_or_mixes_devices(treatment, device, tmp_path):
+    recipe = recipes.of(shortened(METHODS["finetune"]) | treatment)
+    (result,) = trained(recipe, on(device, tmp_path), "fp32")
+    assert result.status == "finished"
+
+
+@pytest.mark.parametrize("name", ["breakdown", "finetune", "features_mlp"])
+def test_streamed_images_and_latents_come_to_the_device(name, device, tmp_path):
+    run = on(device, tmp_path, placement="streamed")
+    assert isinstance(run.train.pixels, Streamed)
+    results = trained(recipes.of(shortened(METHODS[name])), run, "fp32")
+    assert [result.status for result in results] == ["finished"] * len(results)
