@@ -16,7 +16,9 @@ from benchmarks.rows.made import Setting
 from benchmarks.rows.streaming import against_resident, phase_from, write_images
 from pipeline.data.rows import Streamed
 from pipeline.errors import InputError
+from pipeline.training import loop
 from pipeline.training.loop import fit, snapshot
+from tests.training.pretended_cuda import CUDA, pretended_cuda
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -52,6 +54,25 @@ def test_all_rows_run_without_dvc_and_mlflow(tmp_path):
     assert "left out, as pytorch-metric-learning is not installed: trainers_small" in done.stdout
     table = [line for line in done.stdout.splitlines() if line.startswith("| ")]
     assert all(any(line.startswith(f"| {name} |") for line in table) for name in names)
+
+
+# one of each kind, but for the library's trainers, which wait in each batch, and what is compiled
+KINDS = (
+    "encoder_small_fp32",
+    "encoder_resnet50_bf16",
+    "towers",
+    "head_resnet18",
+    "streaming_small",
+)
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")  # in a deep copy
+@pytest.mark.parametrize("name", KINDS)
+def test_both_ways_of_a_row_keep_to_the_device(name, monkeypatch):
+    monkeypatch.setattr(loop, "fetch", lambda metrics: dict.fromkeys(metrics, 1.0))
+    with pretended_cuda(), gpu.entries(CUDA, gpu.QUICK)[name]() as row:
+        ours, other = row.ours(), row.other()
+    assert ours.amount > 0 and other.amount > 0
 
 
 def test_a_row_says_its_precision():

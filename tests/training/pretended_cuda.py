@@ -21,7 +21,8 @@ from torch.utils._pytree import tree_leaves
 
 from pipeline.models import architectures
 
-CUDA = torch.device("cuda", 0)
+CUDA = torch.device("cuda")  # as a run asks for it
+THERE = torch.device("cuda", 0)  # as its tensors say
 
 
 class OnlyCudaIsFake(TorchDispatchMode):
@@ -37,7 +38,7 @@ class OnlyCudaIsFake(TorchDispatchMode):
         device = torch.device(kwargs.get("device") or "meta")
         tensors = [of for of in tree_leaves((args, kwargs)) if isinstance(of, Tensor)]
         if func.overloadpacket.__name__.startswith("_fused_"):  # these have no fake form
-            assert {of.device for of in tensors} == {CUDA}
+            assert {of.device for of in tensors} == {THERE}
             return None
         if device.type == "cuda" or any(isinstance(of, FakeTensor) for of in tensors):
             if device.type == "cpu":
@@ -69,7 +70,7 @@ class _Nothing:
 
 def _zero_gradients(loss: Tensor, *given: Any, **named: Any) -> None:
     """Instead of the backward pass: a gradient for each leaf that the loss depends on."""
-    assert loss.grad_fn is not None and loss.device == CUDA and loss.ndim == 0
+    assert loss.grad_fn is not None and loss.device == THERE and loss.ndim == 0
     nodes, seen = [loss.grad_fn], set()
     while nodes:
         node = nodes.pop()

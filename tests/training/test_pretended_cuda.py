@@ -16,7 +16,7 @@ from pipeline.training.phase import Solve
 from tests.digits import make_run
 from tests.recipes.test_contract import METHODS, phases_of, shortened
 from tests.recipes.test_verification_contract import METHODS as VERIFIERS
-from tests.training.pretended_cuda import CUDA, pretended_cuda
+from tests.training.pretended_cuda import CUDA, THERE, pretended_cuda
 
 CHANGED = Augmentation(flip=True, rotation=10, shift=0.1, brightness=0.1, erasing=0.5, elastic=0.05)
 FETCHED = 0.5
@@ -28,7 +28,7 @@ def device(monkeypatch):
     made = loop._Stepper.epoch
 
     def fetch(metrics):
-        assert all(isinstance(of, FakeTensor) and of.device == CUDA for of in metrics.values())
+        assert all(isinstance(of, FakeTensor) and of.device == THERE for of in metrics.values())
         return dict.fromkeys(metrics, FETCHED) | {loop.FINITE: 1.0}
 
     def epoch(stepper):
@@ -52,7 +52,7 @@ def test_networks_take_images_of_the_device(name, side, channels, device):
     network = architectures.build(name, 4, channels, side, None, 0).to(device)
     pixels = torch.zeros(3, channels, side, side, dtype=torch.uint8).to(device)
     logits = network(architectures.normalise(pixels, name))
-    assert logits.shape == (3, 4) and logits.device == CUDA
+    assert logits.shape == (3, 4) and logits.device == THERE
 
 
 def on(device, folder, placement="resident", **asked):
@@ -77,13 +77,13 @@ def trained(recipe, run, precision):
         if isinstance(phase, Solve):
             break
         found.append(fit(phase, run.device, precision))
-        assert all(of.device == CUDA for of in phase.module.state_dict().values())
+        assert all(of.device == THERE for of in phase.module.state_dict().values())
     return found
 
 
 def test_the_device_refuses_what_would_wait_for_it_or_mix_devices(device):
     there, here = torch.ones(3, device=device), torch.ones(3)
-    assert (here + here).tolist() == [2, 2, 2] and (there + there).device == CUDA
+    assert (here + here).tolist() == [2, 2, 2] and (there + there).device == THERE
     with pytest.raises(DataDependentOutputException):
         there.sum().item()
     assert there.to("cpu").device.type == "cpu"
