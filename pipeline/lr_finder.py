@@ -64,8 +64,9 @@ def sweep(
     for step, rate in enumerate(np.geomspace(lowest, highest, steps), start=1):
         for group, factor in zip(optimizer.param_groups, factors, strict=True):
             group["lr"] = rate * factor
+        batch = next(batches)  # augmented in full precision, as in training
         with runtime.autocast(device, precision):
-            loss = phase.loss(next(batches)).mean()
+            loss = phase.loss(batch).mean()
         value = loss.item()
         average = SMOOTHING * average + (1 - SMOOTHING) * value
         smoothed = average / (1 - SMOOTHING**step)

@@ -28,6 +28,7 @@ from pydantic import ValidationError
 from pipeline import check, plan, recipes
 from pipeline.colours import colour
 from pipeline.errors import InputError, command
+from pipeline.evaluation.diagnosis import SEPARABLE
 from pipeline.params import PARAMS_FILE, Params, Shots, nearest
 from pipeline.records import RunId, read_json, write_atomically, write_table
 from pipeline.report import words
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 FOLDER = Path("reports/sweeps")
 METRIC = "best/val_accuracy"
 SECONDS = "cost/train_seconds"
+OF_TEST_IMAGES = {SEPARABLE}  # beside those whose names begin with test
 TITLES = {METRIC: "validation accuracy"}
 COLUMNS = ("value", "seed", "status", "metric", "score", "seconds")
 # sections of which a run records every key; of others just what it uses
@@ -125,7 +127,7 @@ def make_wish(params: Params, method: str, key: str, metric: str, shots: str | N
     if method not in params.methods:
         known = nearest(method, list(params.methods))
         raise InputError(f"command line: there is no method '{method}'; {known}")
-    if metric.startswith("test"):
+    if metric.startswith("test") or metric in OF_TEST_IMAGES:
         raise InputError(
             f"command line: --metric: '{metric}' looks at the test split, by which no setting may "
             f"be chosen; name a metric of validation, such as {METRIC}"
@@ -296,6 +298,7 @@ def _counted(runs: int) -> str:
 
 def _check_metric(runs: Sequence[Any], wish: Wish) -> None:
     known = {name for run in runs for name in run.data.metrics if not name.startswith("test/")}
+    known -= OF_TEST_IMAGES
     finished = [run for run in runs if run.data.tags["status"] == "finished"]
     if finished and wish.metric not in known:
         raise InputError(

@@ -1,5 +1,6 @@
 """The learning-rate finder: the suggestion, the sweep on known curves, and the command."""
 
+import dataclasses
 import math
 import shutil
 import subprocess
@@ -103,6 +104,18 @@ def test_groups_keep_their_shares_of_the_rate():
     slow = sweep(phase, CPU, "fp32", 1e-3, 1e3, 60)
     plain = sweep(quadratic(1.0), CPU, "fp32", 1e-4, 1e2, 60)
     assert slow.losses.tolist() == pytest.approx(plain.losses.tolist(), rel=1e-4)
+
+
+def test_batches_are_made_in_full_precision_as_in_training():
+    phase = quadratic(1.0)
+    made = []
+
+    def batches():
+        made.append(torch.is_autocast_enabled("cpu"))
+        yield (range(4),)
+
+    sweep(dataclasses.replace(phase, batches=batches), CPU, "bf16", 1e-3, 1e3, 20)
+    assert len(made) > 5 and not any(made)
 
 
 def test_a_start_that_is_too_high_is_an_error():

@@ -220,6 +220,7 @@ def test_the_same_comes_again_to_the_byte(command, project):
         (["breakdown", "encoder"], "methods.breakdown has no key 'encoder' with one value"),
         (["finetune", "recipe"], "has no key 'recipe'"),
         (["finetune", "lr", "--metric", "test/accuracy"], "looks at the test split"),
+        (["finetune", "lr", "--metric", "latent/separable_pairs"], "looks at the test split"),
         (["finetune", "lr", "--metric", "best/val_acuracy"], "did you mean 'best/val_accuracy'?"),
         (["finetune", "lr", "--shots", "3"], "--shots: must be one of 10"),
         (["finetune", "momentum"], "two values are needed and 0.9 is recorded (left out: 6 runs"),

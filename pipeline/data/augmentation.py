@@ -1,8 +1,9 @@
 """Random changes of training images: batched tensor operations, each image by its own draw.
 
-Draws are made on the CPU and only values of size (B,) or (B, side) go to the images' device, so
-that a seed gives the same changes everywhere and the device is never waited for. What is made of
-them is made for many batches at once: for one, these short operations take longer than its images.
+Draws are made on the CPU and only values of size (B,) or (B, side), and the fields of elastic
+distortions, go to the images' device, so that a seed gives the same changes everywhere and the
+device is never waited for. What is made of them is made for many batches at once: for one, these
+short operations take longer than its images.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class Change:
         grid = grid.view(count, *size, 2)
         if self.bend is not None:
             bend = functional.interpolate(self.bend, size, mode="bicubic", align_corners=True)
-            bend = bend.to(images.device, non_blocking=True)  # made on the CPU: the same everywhere
+            (bend,) = together([bend], images.device)  # made on the CPU: the same everywhere
             grid = grid + 2 * self.elastic * bend.permute(0, 2, 3, 1)
         return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
@@ -254,7 +255,7 @@ def _points(size: tuple[int, int], device: torch.device) -> Tensor:
     """See ``Change.points``."""
     same = torch.eye(2, 3)[None]
     grid = functional.affine_grid(same, [1, 1, *size], align_corners=False).view(1, -1, 2)
-    return torch.cat([grid, torch.ones_like(grid[:, :, :1])], dim=2).to(device)
+    return together([torch.cat([grid, torch.ones_like(grid[:, :, :1])], dim=2)], device)[0]
 
 
 def _matrix(settings: Augmentation, draws: Draws) -> Tensor:

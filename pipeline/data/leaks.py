@@ -76,9 +76,11 @@ def check(
         )
     if apart.any():
         advice = f"; {KEY}: group keeps them in one split" if can_group else ""
+        tested = apart & (table[["left_split", "right_split"]] == "test").any(axis=1)
+        of = "test" if tested.any() else "validation"
         print(
-            f"prepare: {_named(table, apart)}: what is learnt from one {_asked(table[apart])} "
-            f"the other; all are in {LISTED}{advice}"
+            f"prepare: {_named(table, tested if tested.any() else apart)}: if they are copies, "
+            f"{of} scores are too good; all are in {LISTED}{advice}"
         )
     return table.iloc[np.lexsort((~mixed, ~apart))].reset_index(drop=True)
 
@@ -108,11 +110,6 @@ def _table(images: pd.DataFrame, found: NearDuplicates) -> pd.DataFrame:
     return table[(table["left_split"] != "") & (table["right_split"] != "")]
 
 
-def _asked(apart: pd.DataFrame) -> str:
-    tested = (apart[["left_split", "right_split"]] == "test").any(axis=None)
-    return "is tested on" if tested else "is validated on"
-
-
 def _named(table: pd.DataFrame, those: pd.Series) -> str:
     """The first of those pairs, and how many more there are."""
     first, more = table[those].iloc[0], int(those.sum()) - 1
@@ -120,5 +117,6 @@ def _named(table: pd.DataFrame, those: pd.Series) -> str:
         f"{first[f'{side}_image']} ({first[f'{side}_class']}, {first[f'{side}_split']})"
         for side in ("left", "right")
     )
-    how = "show one picture, mirrored" if first["mirrored"] else "show one picture"
-    return f"{left} and {right} {how}{f', and so do {more} more pairs' if more else ''}"
+    how = "look like one picture, mirrored" if first["mirrored"] else "look like one picture"
+    others = ", and so does 1 more pair" if more == 1 else f", and so do {more} more pairs"
+    return f"{left} and {right} {how}{others if more else ''}"

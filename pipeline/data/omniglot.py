@@ -142,7 +142,8 @@ def _item(
 
 def _check_alphabets(parts: dict[str, Path], background: list[Item], test: list[Item]) -> None:
     """Refuse an alphabet to learn from and to be tested on."""
-    both = sorted({item.group for item in background} & {item.group for item in test})
+    known = {item.group.casefold() for item in background}
+    both = sorted({item.group for item in test if item.group.casefold() in known})
     if both:
         raise InputError(
             f"{parts['evaluation']}: has the alphabet '{both[0]}', as {parts['background'].name} "

@@ -25,6 +25,7 @@ FORM = "each line is 'name i j' or 'name i other j', with tabs or blanks between
 
 Photo = tuple[str, int]  # a person's name and the number of an image
 Photos = dict[int, list[tuple[Tree, Parts]]]  # a person's images, by number; one file each
+Homes = dict[str, tuple[str, str, str]]  # by a name in plain spelling: split, place, the name
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class _Pair:
 class _Lists:
     """What all lists have named so far."""
 
-    homes: dict[str, tuple[str, str]] = field(default_factory=dict)  # name: split and place
+    homes: Homes = field(default_factory=dict)
     items: dict[Photo, Item] = field(default_factory=dict)
     trials: list[Trial] = field(default_factory=list)
 
@@ -216,13 +217,15 @@ def _pair(cells: list[str], where: str) -> _Pair:
     return pair
 
 
-def _check_home(name: str, split: str, where: str, homes: dict[str, tuple[str, str]]) -> None:
-    """Refuse a person who stands in the list of another split too."""
-    home, first = homes.setdefault(name, (split, where))
+def _check_home(name: str, split: str, where: str, homes: Homes) -> None:
+    """Refuse a person who stands in the list of another split too, however it is spelt there."""
+    spelt = unicodedata.normalize("NFKC", name).casefold()
+    home, first, known = homes.setdefault(spelt, (split, where, name))
     if home != split:
+        other = f" as '{printable(known)}'" if known != name else ""
         raise InputError(
-            f"{where}: '{printable(name)}' stands in {first} too; nobody may be in the lists of "
-            "two splits, so remove that person from one"
+            f"{where}: '{printable(name)}' stands in {first} too{other}; nobody may be in the "
+            "lists of two splits, so remove that person from one"
         )
 
 

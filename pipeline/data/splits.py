@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,11 +12,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from pipeline.data import groups
+from pipeline.data.digests import digests
 from pipeline.errors import InputError
 from pipeline.params import Splits
 from pipeline.records import places_of
-
-BLOCK = 1 << 24  # bytes of images that are read at once
 
 Array = npt.NDArray[np.int64]
 
@@ -133,34 +131,14 @@ class Duplicates:
 def find_duplicates(pixels: npt.NDArray[np.uint8]) -> Duplicates:
     """Find images that are the same to the byte once decoded and resized. (N, C, H, W).
 
-    Groups are in the order of their first image. A memory map is read in blocks, past the map.
+    Groups are in the order of their first image.
     """
-    digests = np.empty((len(pixels), 2), np.uint64)
-    for start, block in _blocks(pixels):
-        for row, image in enumerate(block, start):
-            digest = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
-            digests[row] = np.frombuffer(digest, np.uint64)
-    order = np.lexsort((digests[:, 1], digests[:, 0]))  # stable: rows of a group ascend
-    again = (digests[order[1:]] == digests[order[:-1]]).all(axis=1)
+    found = digests(pixels)
+    order = np.lexsort((found[:, 1], found[:, 0]))  # stable: rows of a group ascend
+    again = (found[order[1:]] == found[order[:-1]]).all(axis=1)
     edges = np.flatnonzero(np.diff(again.astype(np.int8), prepend=0, append=0))
     runs = zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)  # of neighbours alike
     return Duplicates(sorted(order[first : last + 1].tolist() for first, last in runs))
-
-
-def _blocks(pixels: npt.NDArray[np.uint8]) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
-    """The images a block at a time, each with its first row.
-
-    What is read through a memory map stays in this process's memory, as long as there is room.
-    """
-    each = int(np.prod(pixels.shape[1:]))
-    count = max(1, BLOCK // max(1, each))
-    for start in range(0, len(pixels), count):
-        block = pixels[start : start + count]
-        if isinstance(pixels, np.memmap) and pixels.filename and pixels.flags.c_contiguous:
-            offset = pixels.offset + start * each
-            block = np.fromfile(pixels.filename, np.uint8, block.size, offset=offset)
-            block = block.reshape(-1, *pixels.shape[1:])
-        yield start, block
 
 
 def without_duplicates(

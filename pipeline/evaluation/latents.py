@@ -39,6 +39,7 @@ PROBE_C = 1.0
 PROBE_STEPS = 500
 COLLAPSED_SPREAD = 1e-3
 COLLAPSED_RANK = 1.05
+ROUNDED = 1e-6  # share of the largest unit, below which images differ by rounding alone
 ROUNDING = float(np.finfo(np.float32).eps)
 
 Array: TypeAlias = NDArray[np.float64]
@@ -318,8 +319,14 @@ def collapse(latents: Real, labels: Labels, known: str = "") -> str:
         return f"every unit gives zero whatever the image: likely {known or dead}"
     apart = spread(latents)
     if apart is not None and apart < COLLAPSED_SPREAD:
-        dead = "rectifiers that died of too high a learning rate, or too much weight decay"
-        return f"every unit gives the same whatever the image: likely {known or dead}"
+        if np.ptp(latents, axis=0).max() <= ROUNDED * np.abs(latents).max():
+            dead = "rectifiers that died of too high a learning rate, or too much weight decay"
+            return f"every unit gives the same whatever the image: likely {known or dead}"
+        small = "weights that are too small, as drawn or by weight decay, or units in saturation"
+        return (
+            f"two latents differ by {100 * apart:.1g} % of their length, too little for some "
+            f"heads: likely {known or small}"
+        )
     narrow = latents.shape[1] > 1 and effective_rank(latents) < COLLAPSED_RANK
     if narrow and len(np.unique(labels)) > 2:
         cause = known or "too high a learning rate, or a loss that asks for no more"

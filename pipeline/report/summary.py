@@ -149,7 +149,7 @@ def _detectable(metric: str, compared: dict[tuple[str, str], dict[str, str]]) ->
     least = words.detectable(metric, max(sizes)).replace(words.FIXED, " ")
     seen = f"one of {least} would have been seen four times in five"
     if max(sizes) >= 1 and metric not in words.UNITS:
-        seen = "these runs are too few to have seen any"
+        seen = "these runs are too few to have seen any but the largest"
     lines = ["", f"No difference detected: {seen}."]
     wanted = [row["seeds_needed"] for row in open_rows if row["detectable"]]
     n = int(open_rows[0]["n"])

@@ -7,6 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+
+from pipeline.data.digests import digests
 from pipeline.data.images import decode_all
 from pipeline.data.items import printable
 from pipeline.data.omniglot import RUNS
@@ -28,8 +31,8 @@ def images(params: Params) -> None:
 
     Raises:
         InputError: a folder outside ``data/``, or, unless ``data.allow_outside``, an image; target
-            and source in one or with an image in common; no usable images in them; files that
-            cannot be decoded.
+            and source in one, or with an image in common, or in verification a class, that is or
+            may be tested on; no usable images in them; files that cannot be decoded.
     """
     data = params.data
     target = _inside("data.target", data.target)
@@ -42,11 +45,14 @@ def images(params: Params) -> None:
     within = None if data.allow_outside else Path("data")
     found = find(target, data.layout, params.task, within)
     further = _further(source, data.layout, within) if source else []
-    _check_apart(found.items, further)
+    _check_apart(found.items, further, params.task)
     _write(data, found.items, Path("prepared/images"))
     _write_listed(found.items, found.trials)
     _write(data, further, Path("prepared/source"))
+    _check_pixels(found.items, further)
     print(f"{target}: {_told(found.items)}{_told_trials(found.trials)}")
+    if data.layout == "omniglot" and not found.trials:
+        print(f"{target}: no all_runs….zip, so that no official run is tested")
     if source:
         print(f"{source}: {_told(further)}")
 
@@ -70,8 +76,15 @@ def _further(source: Path, layout: str, within: Path | None) -> list[Item]:
     return find(source, layout, task, within).items
 
 
-def _check_apart(target: list[Item], source: list[Item]) -> None:
-    """Refuse an image that both sets name, as lists and tables of two folders may."""
+def _check_apart(target: list[Item], source: list[Item], task: Task) -> None:
+    """Refuse what both sets name: an image, as lists and tables of two folders may, or a person."""
+    judged = {item.class_name for item in target if item.split != "train"}
+    both = sorted({item.class_name for item in source} & judged) if task == "verification" else []
+    if both:
+        raise InputError(
+            f"params.yaml: data.source: has class '{both[0]}', as data.target has, and what start "
+            "weights learn must not be tested on; rename it if it is another, or remove it"
+        )
     known = {os.path.abspath(item.place) for item in target} if source else set()
     for item in source:
         if os.path.abspath(item.place) in known:
@@ -79,6 +92,25 @@ def _check_apart(target: list[Item], source: list[Item]) -> None:
                 f"params.yaml: data.source: data.target has its image '{item.place}' too; keep it "
                 "in one of them, or set data.source to null"
             )
+
+
+def _check_pixels(target: list[Item], source: list[Item]) -> None:
+    """Refuse images, as decoded, that start weights would learn and that may be tested on."""
+    if not source:
+        return
+    ours, theirs = (
+        list(map(bytes, digests(np.load(f"prepared/{name}.npy", mmap_mode="r"))))
+        for name in ("images", "source")
+    )
+    judged = {of: item for of, item in zip(ours, target, strict=True) if item.split != "train"}
+    both = [(judged[of], item) for of, item in zip(theirs, source, strict=True) if of in judged]
+    if both:
+        (first, same), more = both[0], len(both) - 1
+        raise InputError(
+            f"params.yaml: data.source: its image '{same.image}' is '{first.image}' of data.target "
+            f"too{f', and so are {more} more' if more else ''}, and what start weights learn must "
+            "not be tested on; remove such images from one of the two"
+        )
 
 
 def _write(data: Data, items: Sequence[Item], stem: Path) -> None:

@@ -754,6 +754,41 @@ class TestStage:
         with pytest.raises(InputError, match="data/source: class 'cat' has a single image"):
             stage.images(params("verification", target="data/target", source="data/source"))
 
+    @pytest.mark.parametrize("task", ["classification", "verification"])
+    def test_a_source_that_has_images_of_the_target(self, task):
+        copied = Path("data/target/9/1.png").read_bytes()
+        for name in ("cat/0.png", "emu/2.png"):
+            Path("data/source", name).write_bytes(copied)
+        said = r"data\.source: its image 'cat/0\.png' is '9/1\.png' of data\.target too, and so"
+        with pytest.raises(InputError, match=said):
+            stage.images(params(task, target="data/target", source="data/source"))
+
+    def test_a_source_may_have_images_that_the_target_trains_on(self):
+        for split, name in (("train", "a"), ("train", "b"), ("test", "a"), ("test", "b")):
+            place = Path("data/parts", split, name)
+            place.mkdir(parents=True)
+            for index in range(3):
+                grey = np.full(
+                    (8, 8), 100 * (split == "test") + 10 * ord(name) % 90 + index, np.uint8
+                )
+                (place / f"{index}.png").write_bytes(file_of(grey))
+        trained, tested = (Path(f"data/parts/{split}/a/0.png") for split in ("train", "test"))
+        Path("data/source/cat/0.png").write_bytes(trained.read_bytes())
+        stage.images(params(target="data/parts", source="data/source"))
+        Path("data/source/cat/0.png").write_bytes(tested.read_bytes())
+        with pytest.raises(
+            InputError, match=r"'cat/0\.png' is 'test/a/0\.png' of data\.target too, and w"
+        ):
+            stage.images(params(target="data/parts", source="data/source"))
+
+    def test_a_source_that_has_a_person_of_the_target(self):
+        Path("data/source/emu").rename("data/source/9")
+        stage.images(params(target="data/target", source="data/source"))
+        with pytest.raises(
+            InputError, match=r"data\.source: has class '9', as data\.target has, and"
+        ):
+            stage.images(params("verification", target="data/target", source="data/source"))
+
     @pytest.mark.parametrize("layout", ["pairs", "omniglot"])
     def test_layouts_of_verification_are_none_of_classification(self, layout):
         with pytest.raises(InputError, match=f"params.yaml: data.layout: {layout} is for task: "):

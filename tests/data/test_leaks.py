@@ -71,20 +71,29 @@ def test_what_is_found_is_listed_the_worst_first(capsys):
     assert leaks.counts(listed) == {"pairs": 3, "in_two_splits": 1, "of_two_classes": 1}
     said = capsys.readouterr().out
     assert said.count("\n") == 1
-    assert "a/0.png (a, train) and a/1.png (a, test) show one picture, mirrored: what" in said
+    assert "a/0.png (a, train) and a/1.png (a, test) look like one picture, mirrored: if" in said
 
 
-@pytest.mark.parametrize(("other", "used"), [("val", "validated"), ("test", "tested")])
-def test_what_a_copy_spoils_is_told(other, used, capsys):
+@pytest.mark.parametrize(("other", "of"), [("val", "validation"), ("test", "test")])
+def test_what_a_copy_spoils_is_told(other, of, capsys):
     leaks.check(IMAGES, SPLIT.replace("test", other), found((0, 1)), "warn")
-    assert f"what is learnt from one is {used} on the other; all" in capsys.readouterr().out
+    assert f"if they are copies, {of} scores are too good; all" in capsys.readouterr().out
+
+
+def test_a_pair_that_is_tested_is_named_before_one_that_is_not(capsys):
+    split = SPLIT.copy()
+    split[1], split[2], split[3] = "val", "test", "val"
+    leaks.check(IMAGES, split, found((0, 1), (0, 2), (0, 3)), "warn")
+    said = capsys.readouterr().out
+    assert said.startswith("prepare: a/0.png (a, train) and a/2.png (a, test) look like one pict")
+    assert ": if they are copies, test scores are too good; " in said
 
 
 def test_what_is_kept_together_is_told(capsys):
     leaks.check(IMAGES, SPLIT, found((0, 2), (0, 3)), "group")
     assert capsys.readouterr().out == (
         "prepare: near duplicates stay in one split: a/0.png (a, train) and a/2.png (a, train) "
-        "show one picture, and so do 1 more pairs; all are in prepared/near_duplicates.csv\n"
+        "look like one picture, and so does 1 more pair; all are in prepared/near_duplicates.csv\n"
     )
 
 
@@ -104,10 +113,18 @@ def test_nothing_is_said_where_all_stay_in_their_split(capsys):
 @pytest.mark.parametrize(
     ("choice", "pairs", "said"),
     [
-        ("refuse", [(0, 1), (0, 2)], "a/1.png (a, test) show one picture; remove all but one"),
-        ("refuse", [(0, 2), (0, 3)], "a/0.png (a, train) and b/3.png (b, train) show one picture"),
+        ("refuse", [(0, 1), (0, 2)], "a/1.png (a, test) look like one picture; remove all but one"),
+        (
+            "refuse",
+            [(0, 2), (0, 3)],
+            "a/0.png (a, train) and b/3.png (b, train) look like one picture",
+        ),
         ("refuse", [(0, 1), (0, 3), (2, 3)], "and so do 2 more pairs; remove"),
-        ("group", [(0, 1), (0, 3)], "a/1.png (a, test) show one picture, and the layout brings"),
+        (
+            "group",
+            [(0, 1), (0, 3)],
+            "a/1.png (a, test) look like one picture, and the layout brings",
+        ),
     ],
 )
 def test_what_is_refused_is_named(choice, pairs, said):

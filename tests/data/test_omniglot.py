@@ -218,6 +218,10 @@ FIRST = "run01/test/item01.png run01/training/class02.png\n"
             f"/{SMALL}/Greek/character03: holds no image",
         ),
         (
+            {TESTED: characters(TESTED, "greek")},
+            f"/{TESTED}: has the alphabet 'greek', as {SMALL} has; the published sets share none",
+        ),
+        (
             {TESTED: characters(TESTED, "Greek")},
             f"/{TESTED}: has the alphabet 'Greek', as {SMALL} has; the published sets share none",
         ),

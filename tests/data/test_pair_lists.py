@@ -216,6 +216,14 @@ def test_a_person_in_two_lists(put):
     assert "/pairs_val.txt:1: 'Ann_Bo' stands in" in refused(put(pairs_val="Ann_Bo 1 2\n"))
 
 
+@pytest.mark.parametrize("spelt", ["cy", "CY", "Ｃｙ"])
+def test_a_person_in_two_lists_in_two_spellings(put, spelt):
+    target = put(test=TEST + f"Eve 1 {spelt} 1\n")
+    lay(target, photos(paths=[f"{spelt}/{spelt}_1.jpg"]))
+    said = f"/pairsDevTest.txt:3: '{spelt}' stands in {target}/pairsDevTrain.txt:2 too as 'Cy'; nob"
+    assert refused(target).startswith(said)
+
+
 def test_three_lists(put):
     target = put(pairs_val="Gus 1 2\nDi 1 Gus 1\n")
     lay(target, photos(paths=["Gus/Gus_1.jpg", "Gus/Gus_2.jpg"]))

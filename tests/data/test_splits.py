@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data import splits
+from pipeline.data import digests, splits
 from pipeline.errors import InputError
 from pipeline.params import Splits
 
@@ -364,5 +364,5 @@ def test_duplicates_in_a_file_as_in_memory(tmp_path_factory, kinds, block):
     file = tmp_path_factory.mktemp("images") / "images.npy"
     np.save(file, images)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(splits, "BLOCK", block)
+        patch.setattr(digests, "BLOCK", block)
         assert splits.find_duplicates(np.load(file, mmap_mode="r")).groups == groups

@@ -374,7 +374,8 @@ def test_latents_that_differ_are_not_collapsed():
     ("change", "words"),
     [
         (lambda of: of * 0, "every unit gives zero whatever the image: likely rectifiers"),
-        (lambda of: of * 1e-5 + 1, "every unit gives the same whatever the image: likely rectif"),
+        (lambda of: of * 1e-8 + 1, "every unit gives the same whatever the image: likely rectif"),
+        (lambda of: of * 1e-5 + 1, " % of their length, too little for some heads: likely weights"),
         (lambda of: of[:, :1] @ np.ones((1, 5)), "in one direction alone: likely too high"),
         (lambda of: np.where(of > 2, np.inf, of), "latents are not finite: likely a learning rate"),
         (lambda of: np.where(of > 2, np.nan, of), "latents are not finite"),

@@ -46,7 +46,9 @@ def test_only_what_the_task_has_is_advised(album):
 def test_the_scores_that_are_too_good_are_named(album, splits):
     text = blocks(album, pair(0, 1, splits=splits))[0].text[0]
     of = "test" if "test" in splits else "validation"
-    assert f"so that {of} scores are too good" in text
+    assert f"if they are copies, {of} scores are too good" in text
+    both = blocks(album, pair(0, 1, splits=splits), pair(2, 3, splits=("train", "val")))
+    assert ("test and validation scores" in both[0].text[0]) == (of == "test")
 
 
 def test_without_any_nothing_is_read():

@@ -1,9 +1,10 @@
 """A CUDA device that is not there: shapes, types and devices of all that would run on it.
 
 Tensors on the CPU are what they are. Those on ``cuda`` are torch's fake tensors, which have no
-values: whoever asks for one, or mixes the two devices, gets an error. Copies to the CPU are
-counted; what came from there comes back, all else as zeros. What only a driver can do (streams,
-events, page-locked memory, the backward pass) is left out.
+values: whoever asks for one, or mixes the two devices, gets an error. What makes the host wait for
+the device is counted: copies to the CPU, from which comes what had come from there, all else as
+zeros; copies from it that are to be waited for; synchronisation. What only a driver can do
+(streams, events, page-locked memory, the backward pass) is left out.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ THERE = torch.device("cuda", 0)  # as its tensors say
 class OnlyCudaIsFake(TorchDispatchMode):
     """Between the operations and the mode below, which would fake those of the CPU, too.
 
-    ``copies`` counts those from the device to the CPU.
+    ``waits`` counts what the host would wait for.
     """
 
-    copies = 0
+    waits = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = {name: of for name, of in (kwargs or {}).items() if name != "pin_memory"}
@@ -43,15 +44,22 @@ class OnlyCudaIsFake(TorchDispatchMode):
         if device.type == "cuda" or any(isinstance(of, FakeTensor) for of in tensors):
             if device.type == "cpu":
                 return self._fetched(tensors[0])
+            if func is torch.ops.aten.copy_.default and not isinstance(args[0], FakeTensor):
+                return args[0].copy_(self._fetched(args[1]))
             made = func(*args, **kwargs)
             if device.type == "cuda" and tensors and not isinstance(tensors[0], FakeTensor):
                 made.brought = tensors[0]
+                self.waits += not (kwargs.get("non_blocking") or tensors[0].ndim == 0)
             return made
         with unset_fake_temporarily():
             return func(*args, **kwargs)
 
+    def synchronize(self, *device: Any) -> None:
+        """Wait for all that the device has to do."""
+        self.waits += 1
+
     def _fetched(self, there: Tensor) -> Tensor:
-        self.copies += 1
+        self.waits += 1
         with unset_fake_temporarily():
             return getattr(there, "brought", torch.zeros(there.shape, dtype=there.dtype))
 
@@ -85,11 +93,12 @@ def _zero_gradients(loss: Tensor, *given: Any, **named: Any) -> None:
 @contextmanager
 def pretended_cuda() -> Iterator[OnlyCudaIsFake]:
     """The device, as long as it is there."""
+    mode = OnlyCudaIsFake()
     stubs: dict[str, Any] = {
         "is_available": lambda: False,  # else torch would look for the driver
         "device_count": lambda: 1,
         "get_device_name": lambda *device: "none",
-        "synchronize": lambda *device: None,
+        "synchronize": mode.synchronize,
         "max_memory_allocated": lambda *device: 0,
         "memory_allocated": lambda *device: 0,
         "memory_reserved": lambda *device: 0,
@@ -111,7 +120,7 @@ def pretended_cuda() -> Iterator[OnlyCudaIsFake]:
         mock.patch("torch.amp.autocast_mode.torch.cuda.amp.common.amp_definitely_not_available",
                    lambda: False),
         FakeTensorMode(allow_non_fake_inputs=True),
-        OnlyCudaIsFake() as mode,
+        mode,
     ):  # fmt: skip
         try:
             yield mode

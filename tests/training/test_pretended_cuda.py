@@ -7,7 +7,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from pipeline import recipes
 from pipeline.data.batches import load_images
-from pipeline.data.rows import Streamed
+from pipeline.data.rows import Streamed, together
 from pipeline.models import architectures
 from pipeline.params import Augmentation
 from pipeline.training import loop
@@ -32,9 +32,9 @@ def device(monkeypatch):
         return dict.fromkeys(metrics, FETCHED) | {loop.FINITE: 1.0}
 
     def epoch(stepper):
-        before = mode.copies
+        before = mode.waits
         found = made(stepper)
-        assert mode.copies == before
+        assert mode.waits == before
         return found
 
     monkeypatch.setattr(loop, "fetch", fetch)
@@ -67,6 +67,8 @@ def on(device, folder, placement="resident", **asked):
         labels = images.labels.numpy()
         loaded = load_images(folder / f"{name}.npy", rows, labels, device, placement)
         setattr(run, name, loaded)
+    some = torch.zeros(1, 1, 8, 8, dtype=torch.uint8).to(device)
+    architectures.normalise(some, "small")  # whose constants come to the device once
     return run
 
 
@@ -89,6 +91,18 @@ def test_the_device_refuses_what_would_wait_for_it_or_mix_devices(device):
     assert there.to("cpu").device.type == "cpu"
     with pytest.raises(Exception, match="same device"):
         there + here
+
+
+def test_what_the_host_would_wait_for_is_counted():
+    with pretended_cuda() as mode:
+        there, here = torch.ones(3, device=CUDA), torch.ones(3)
+        (there + 1).sum()
+        assert together([here, here], CUDA)[0].device == THERE and mode.waits == 0
+        for wait in (there.cpu, lambda: here.copy_(there), lambda: here.to(CUDA),
+                     torch.cuda.synchronize):  # fmt: skip
+            before = mode.waits
+            wait()
+            assert mode.waits == before + 1
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -48,7 +48,7 @@ def estimates(
                 metric: estimate(
                     tables.of_seeds(values, compare, method, shots, metric),
                     tables.of_units(contributions, compare, method, shots, metric),
-                    top=None if metric in UNBOUNDED else 1.0,
+                    top=largest(metric),
                 )
                 for metric in metrics
             }
@@ -56,6 +56,11 @@ def estimates(
         }
         for method in compare.methods
     }
+
+
+def largest(metric: str) -> float | None:
+    """The largest value, or difference, that a metric can have, if there is one."""
+    return None if metric in UNBOUNDED else 1.0
 
 
 def estimate(values: Floats, table: Floats | None = None, top: float | None = None) -> Estimate:
@@ -113,6 +118,7 @@ def comparison(
     higher_is_better: bool = True,
     compared: int = 1,
     smallest_effect: float | None = None,
+    top: float | None = None,
 ) -> Comparison:
     """The paired difference to the reference, its interval and its test.
 
@@ -123,9 +129,10 @@ def comparison(
         compared: how many methods are compared with the reference; the power is that of the
             strictest step of Holm's adjustment.
         smallest_effect: the difference that ``seeds_needed`` is to be found for.
+        top: the largest difference that there can be, if one is.
     """
     table = values[:, None] if table is None else table
-    judged, found = tested(values, table, higher_is_better)
+    judged, found = tested(values, table, higher_is_better, top)
     if found is None or len(values) == 1:
         return judged
     varies = np.ptp(table) > 0  # what does not vary says nothing of what might have been found
@@ -138,17 +145,19 @@ def comparison(
 
 
 def tested(
-    values: Floats, table: Floats, higher_is_better: bool = True
+    values: Floats, table: Floats, higher_is_better: bool = True, top: float | None = None
 ) -> tuple[Comparison, Spread | None]:
     """As `comparison`, without power and sign flips, and the spread that it rests on."""
     mean, n = float(values.mean()), len(values)
     wins = int(np.sum(values > 0 if higher_is_better else values < 0))
-    found = spread(table)
+    found = spread(table, top)
     if found is None:
         return Comparison(mean, None, None, None, wins, n), None
     p = p_value(mean, found) if n > 1 else None
-    bounds = interval(mean, found)
-    return Comparison(mean, *bounds, p, wins, n, population(table), found.error, found.df), found
+    low, high = interval(mean, found)
+    if top is not None:
+        low, high = max(low, -top), min(high, top)
+    return Comparison(mean, low, high, p, wins, n, population(table), found.error, found.df), found
 
 
 def variances(
@@ -227,6 +236,7 @@ def _comparisons(
             metric not in LOWER_IS_BETTER,
             len(others),
             compare.smallest_effect if is_primary else None,
+            largest(metric),
         )
     return found
 

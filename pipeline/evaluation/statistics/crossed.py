@@ -112,11 +112,11 @@ def spread(table: Floats, top: float | None = None) -> Spread | None:
 
     One seed leaves the units alone, and one unit the seeds alone: Student's t over them. That a
     next unit would not differ, where none does, is more than is known: the error is as if it had
-    been 0, |x| / (U + 1), or of one unit |x| / (S + 1); and where all units are 0, ``top``.
+    been 0, |x| / (U + 1), or of one unit |x| / (S + 1); and where all are 0, ``top``.
 
     Args:
         table: of a metric, or of differences.
-        top: the largest value that the metric can have.
+        top: the largest value that the metric, or a difference, can have.
     """
     replicates = [number for number in table.shape if number > 1]
     if not replicates:
@@ -124,9 +124,7 @@ def spread(table: Floats, top: float | None = None) -> Spread | None:
     seeds, units = table.shape
     fewest = min(replicates) - 1
     if np.ptp(table) == 0:
-        value = abs(float(table[0, 0]))
-        if value == 0 and top and units > 1:
-            value = top
+        value = abs(float(table[0, 0])) or top or 0.0
         return Spread(value / (replicates[-1] + 1), fewest, fewest)
     if len(replicates) == 1:
         return Spread(float(table.std(ddof=1) / table.size**0.5), fewest, fewest)

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from pipeline.evaluation.statistics import tables
-from pipeline.evaluation.statistics.compare import interval
+from pipeline.evaluation.statistics.compare import interval, largest
 from pipeline.evaluation.statistics.crossed import Floats, Spread, spread
 from pipeline.evaluation.statistics.results import (
     ALPHA,
@@ -47,7 +47,7 @@ def crossovers(contributions: Contributions, compare: Compare, metric: str) -> l
             continue
         names = (method, compare.reference)
         high, low = names[::-1] if metric in LOWER_IS_BETTER else names
-        drawn = _drawn(shots, differences)
+        drawn = _drawn(shots, differences, largest(metric))
         points = _curve(drawn, LEVEL)
         means = [float(table.mean()) for table in differences]
         crossings = list(_crossings([float(number) for number in shots], means))
@@ -72,21 +72,21 @@ def _differences(
 
 
 def _drawn(
-    shots: Sequence[int], differences: Sequence[Floats]
+    shots: Sequence[int], differences: Sequence[Floats], top: float | None
 ) -> list[tuple[float, float, Spread]]:
     """Shots, mean and spread at the compared shots and `BETWEEN` in each gap, evenly in the log."""
-    found = [_at(shots[0], differences[0])]
+    found = [_at(shots[0], differences[0], top)]
     for (low, high), (at_low, at_high) in zip(pairwise(shots), pairwise(differences), strict=True):
         for part in range(1, BETWEEN + 1):
             share = part / (BETWEEN + 1)
             table = (1 - share) * at_low + share * at_high
-            found.append(_at(low * (high / low) ** share, table))
-        found.append(_at(high, at_high))
+            found.append(_at(low * (high / low) ** share, table, top))
+        found.append(_at(high, at_high, top))
     return found
 
 
-def _at(shots: float, table: Floats) -> tuple[float, float, Spread]:
-    found = spread(table)
+def _at(shots: float, table: Floats, top: float | None) -> tuple[float, float, Spread]:
+    found = spread(table, top)
     assert found is not None  # tables of a single value have been left out
     return float(shots), float(table.mean()), found
 

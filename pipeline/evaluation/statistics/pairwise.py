@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import combinations
 
 from pipeline.evaluation.statistics import tables
-from pipeline.evaluation.statistics.compare import tested
+from pipeline.evaluation.statistics.compare import largest, tested
 from pipeline.evaluation.statistics.crossed import Floats
 from pipeline.evaluation.statistics.multiple import holm
 from pipeline.evaluation.statistics.results import LOWER_IS_BETTER, Comparison, Pair
@@ -67,4 +67,4 @@ def _compared(
     if ours[1] is not None and theirs[1] is not None:
         table = tables.difference(ours[1], theirs[1])
     table = values[:, None] if table is None else table
-    return tested(values, table, metric not in LOWER_IS_BETTER)[0]
+    return tested(values, table, metric not in LOWER_IS_BETTER, largest(metric))[0]

@@ -103,7 +103,8 @@ def _sentences(report: Report, counts: Mapping[str, Mapping[str, int]]) -> Itera
         yield (
             f"{words.count(prepared['groups'])} groups of images; "
             f"{words.count(divided) if divided else 'no group'} "
-            f"{'stand' if divided > 1 else 'stands'} in two splits."
+            f"{'stand' if divided > 1 else 'stands'} in two splits"
+            f"{', as data.splits.whole: classes allows' if divided else ''}."
         )
     if "analysis" in prepared:
         yield "No class stands in two splits. Training pairs are those of the run that has most."

@@ -63,14 +63,14 @@ def _said(kinds: Kinds, task: Task) -> Iterator[Block]:
         advice = " data.near_duplicates: group keeps such images in one split."
         yield warning(
             f"{_pairs(len(kinds[APART]))} of near duplicates {_stand(kinds[APART])} in two splits: "
-            f"what was learnt from one is asked of the other, so that {_too_good(kinds[APART])} "
-            "scores are too good."
+            f"if they are copies, {_too_good(kinds[APART])} scores are too good, since what was "
+            "learnt from one is asked of the other."
             f"{advice if task == 'classification' else ''}"
         )
     if kinds[MIXED]:
         yield warning(
             f"{_pairs(len(kinds[MIXED]))} of near duplicates {_stand(kinds[MIXED])} under two "
-            "classes; one of the labels may be wrong."
+            "classes; if they are copies, one of the labels is wrong."
         )
     if kinds[REST]:
         yield paragraph(
@@ -80,8 +80,9 @@ def _said(kinds: Kinds, task: Task) -> Iterator[Block]:
 
 
 def _too_good(apart: Sequence[NearPair]) -> str:
-    splits = {split for pair in apart for split in pair.splits}
-    return "test" if "test" in splits else "validation"
+    """Which scores: a copy in the validation images alone alters no test score."""
+    spoilt = {"test" if "test" in pair.splits else "validation" for pair in apart}
+    return " and ".join(sorted(spoilt))
 
 
 def _pairs(count: int) -> str:

@@ -346,7 +346,7 @@ def _warnings(report: Report) -> Iterator[Block]:
     collapsed = sum(run.diagnosis.collapsed for run in runs)
     if collapsed:
         yield warning(
-            f"The latents of {words.runs(collapsed)} collapsed: they hardly tell images apart. ",
+            f"The latents of {words.runs(collapsed)} collapsed: images hardly differ in them. ",
             Link("Which, and the likely cause", "claims"),
             ".",
         )

@@ -131,10 +131,10 @@ def _examples(
         found = [answer for answer in answers if answer[3:5] == kind]
         found.sort(key=lambda answer: answer[5], reverse=kind[1] == 1)
         tiles = [
-            Tile((pixels[rows[left]], pixels[rows[right]]), f"P(same) {score:.3f}")
+            Tile((pixels[rows[left]], pixels[rows[right]]), f"P(same) {score:.4f}")
             for _, left, right, _, _, score in found[:EXAMPLES]
         ]
-        yield Row(f"{title} (threshold {threshold:.3f})", tiles)
+        yield Row(f"{title} (threshold {threshold:.4f})", tiles)
 
 
 def _pairs(trials: Trials, scores: NDArray[np.float64], threshold: float) -> Iterator[Answer]:

@@ -108,7 +108,7 @@ def test_what_does_not_vary():
     assert spread(np.ones((3, 5))).df == 2
     # all errors 0 of what can be 1 is the mirror of all right
     assert spread(np.zeros((3, 5)), top=1.0) == spread(np.ones((3, 5)), top=1.0)
-    assert spread(np.zeros((3, 1)), top=1.0).error == 0
+    assert spread(np.zeros((3, 1)), top=1.0) == spread(np.ones((3, 1)))
 
 
 def test_the_spread_of_other_numbers_of_seeds():

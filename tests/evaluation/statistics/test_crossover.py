@@ -64,7 +64,8 @@ def test_equal_methods_never_cross_and_none_is_ahead():
     compare = compare_of(["other", "base"], shots=(5, 20), seeds=5)
     (found,) = crossovers(runs_from(tables)[1], compare, ACCURACY)
     assert (found.crossings, found.ahead) == ([], [])
-    assert {(p.difference, p.low, p.high) for p in found.curve} == {(0.0, 0.0, 0.0)}
+    ((difference, low, high),) = {(p.difference, p.low, p.high) for p in found.curve}
+    assert difference == 0 and -0.2 < low == -high < 0  # the next unit might differ
 
 
 def test_no_curve_without_two_numbers_of_shots_or_without_contributions():
