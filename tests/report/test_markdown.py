@@ -32,6 +32,10 @@ def test_the_short_report_has_the_sections_that_a_pull_request_needs(report):
     assert "<svg" not in text and "data:image" not in text
 
 
+def test_what_stays_out_is_said_to_be_on_the_page(report):
+    assert "Which, and why: see `index.html`." in markdown(report)
+
+
 def test_every_table_has_as_many_cells_in_each_row(report):
     tables = re.findall(r"(?:^\|.*\|\n)+", markdown(report), flags=re.MULTILINE)
     assert len(tables) >= 6

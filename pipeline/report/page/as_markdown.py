@@ -145,8 +145,8 @@ def _inline(part: Inline) -> str:
         return f"**{escaped(part.text)}**"
     if isinstance(part, Small):
         return f" ({escaped(part.text)})"
-    if isinstance(part, Link):
-        return escaped(part.text)
+    if isinstance(part, Link):  # perhaps to what stays out here
+        return f"{escaped(part.text)}: see `index.html`"
     if isinstance(part, Web):
         return f"[{escaped(part.text)}]({part.address})"
     assert isinstance(part, Method)
