@@ -160,11 +160,11 @@ def _line(text: str) -> str:
     text = without_passwords(text)
     if len(text) > LONGEST:
         text = f"{text[: LONGEST - LAST]} … {text[-LAST:]}"
-    return text if text.isprintable() else printable(" ".join(text.splitlines()))
+    return text if text.isprintable() else without_controls(" ".join(text.splitlines()))
 
 
-def printable(text: str) -> str:
-    """Text on one line, its control characters escaped."""
+def without_controls(text: str) -> str:
+    """Text with all that a terminal does not print escaped, marks of direction among it."""
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
     )

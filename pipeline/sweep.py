@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 FOLDER = Path("reports/sweeps")
 METRIC = "best/val_accuracy"
 SECONDS = "cost/train_seconds"
-OF_TEST_IMAGES = {SEPARABLE}  # beside those whose names begin with test
 TITLES = {METRIC: "validation accuracy"}
 COLUMNS = ("value", "seed", "status", "metric", "score", "seconds")
 # sections of which a run records every key; of others just what it uses
@@ -127,7 +126,7 @@ def make_wish(params: Params, method: str, key: str, metric: str, shots: str | N
     if method not in params.methods:
         known = nearest(method, list(params.methods))
         raise InputError(f"command line: there is no method '{method}'; {known}")
-    if metric.startswith("test") or metric in OF_TEST_IMAGES:
+    if _looks_at_test(metric):
         raise InputError(
             f"command line: --metric: '{metric}' looks at the test split, by which no setting may "
             f"be chosen; name a metric of validation, such as {METRIC}"
@@ -150,6 +149,10 @@ def make_wish(params: Params, method: str, key: str, metric: str, shots: str | N
     asked_shots = params.compare.shots[listed.index(shots) if shots else 0]
     matched = _matched(params, method, key, asked_shots)
     return Wish(method, key, metric, str(asked_shots), flat, matched)
+
+
+def _looks_at_test(metric: str) -> bool:
+    return metric.startswith("test") or metric == SEPARABLE
 
 
 def _matched(
@@ -297,8 +300,7 @@ def _counted(runs: int) -> str:
 
 
 def _check_metric(runs: Sequence[Any], wish: Wish) -> None:
-    known = {name for run in runs for name in run.data.metrics if not name.startswith("test/")}
-    known -= OF_TEST_IMAGES
+    known = {name for run in runs for name in run.data.metrics if not _looks_at_test(name)}
     finished = [run for run in runs if run.data.tags["status"] == "finished"]
     if finished and wish.metric not in known:
         raise InputError(

@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from pipeline.data.batches import ImageSet
+from pipeline.data.batches import ImageSet, load_images
 from pipeline.data.pairs import draw_pairs
 from pipeline.models import architectures
-from pipeline.params import Augmentation, Training
+from pipeline.params import Augmentation, Placement, Training
 from pipeline.training import runtime
 from pipeline.training.run import Run
 
@@ -24,10 +25,19 @@ def write_digits(folder: Path, digits: list[int], each: int) -> None:
             Image.fromarray((found.images[index] * 15).astype(np.uint8)).save(path)
 
 
+def move(run: Run, device: torch.device, folder: Path, placement: Placement) -> None:
+    """Take a run to a device, its images from files in ``folder``."""
+    run.device, run.placement = device, placement
+    run.network.to(device)
+    for name in ("train", "val"):
+        images, file = getattr(run, name), folder / f"{name}.npy"
+        np.save(file, images.pixels.numpy())
+        rows, labels = np.arange(len(images)), images.labels.numpy()
+        setattr(run, name, load_images(file, rows, labels, device, placement))
+
+
 def make_run(classes=3, per_class=6, seed=0, batch_size=4, augmentation=None, pairs=False) -> Run:
     """A run of the small network in memory; classes above ten repeat digits, mirrored."""
-    import torch
-
     torch.use_deterministic_algorithms(True)
     found = load_digits()
     pixels, labels = [], []

@@ -112,7 +112,8 @@ def changes(
     """What to do to the images of batches, by draws from the ranges of ``settings``.
 
     Args:
-        counts: images of each batch; a few are asked for before the first is answered.
+        counts: images of each batch; taken until they come to ``AT_ONCE``, before the first
+            change is given.
         size: height and width of the images.
         settings: the ranges, not all of them off.
         generator: as for ``augment``.

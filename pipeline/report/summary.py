@@ -149,7 +149,8 @@ def _detectable(metric: str, compared: dict[tuple[str, str], dict[str, str]]) ->
     least = words.detectable(metric, max(sizes)).replace(words.FIXED, " ")
     seen = f"one of {least} would have been seen four times in five"
     if max(sizes) >= 1 and metric not in words.UNITS:
-        seen = "these runs are too few to have seen any but the largest"
+        but = "" if min(sizes) >= 1 else " but the largest"
+        seen = f"these runs are too few to have seen any{but}"
     lines = ["", f"No difference detected: {seen}."]
     wanted = [row["seeds_needed"] for row in open_rows if row["detectable"]]
     n = int(open_rows[0]["n"])

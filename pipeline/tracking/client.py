@@ -24,7 +24,7 @@ import filelock
 import psutil
 
 from pipeline import records
-from pipeline.errors import InputError, address, printable, user_of, without_passwords
+from pipeline.errors import InputError, address, user_of, without_controls, without_passwords
 from pipeline.records import digest
 from pipeline.tracking import bulk, views
 
@@ -158,7 +158,7 @@ def _sqlite_uri(path: Path) -> str:
 
 def shown(uri: str) -> str:
     """A URI fit for printing: in one line, without credentials and query."""
-    return printable(address(uri))
+    return without_controls(address(uri))
 
 
 def reason(error: BaseException, uri: str = "") -> str:
@@ -170,7 +170,7 @@ def reason(error: BaseException, uri: str = "") -> str:
     if unanswered := _UNANSWERED.search(text):
         status = unanswered["status"]
         text = f"{shown(uri)} " + (f"answers with status {status}" if status else "gives no answer")
-    text = printable(_without_secrets(text, uri))
+    text = without_controls(_without_secrets(text, uri))
     return text if len(text) <= LONGEST_REASON else text[: LONGEST_REASON - 1] + "…"
 
 

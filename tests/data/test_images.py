@@ -746,6 +746,16 @@ class TestStage:
             "test 8; 2 official runs (20 are published)\n"
         )
 
+    def test_a_set_without_the_official_runs_is_told_of(self, capsys):
+        for number in (1, 2, 3):
+            place = Path(f"data/omniglot/images_background_small1/Greek/character0{number}")
+            place.mkdir(parents=True)
+            for name in ("1.png", "2.png"):
+                (place / name).write_bytes(file_of(GREY))
+        stage.images(params("verification", target="data/omniglot", layout="omniglot"))
+        told = capsys.readouterr().out.splitlines()
+        assert told[1:] == ["data/omniglot: no all_runs….zip, so that no official run is tested"]
+
     def test_a_source_set_is_to_be_classified_whatever_the_task(self):
         stage.images(params("verification", target="data/target", source="data/source"))
         assert len(table("prepared/source.csv")) == 9

@@ -55,6 +55,12 @@ def test_what_could_have_been_detected_stands_below(reports):
     assert "detected" not in "\n".join(reports(row("a", "worse", 0.3)))
 
 
+@pytest.mark.parametrize(("other", "said"), [(1.2, "any."), (0.4, "any but the largest.")])
+def test_what_no_run_could_have_shown_is_said(reports, other, said):
+    lines = reports(row("a", OPEN, 1.1), row("b", OPEN, other))
+    assert lines[-2] == f"No difference detected: these runs are too few to have seen {said}"
+
+
 def test_no_width_is_no_spread(reports):
     assert "no spread" in reports(row("a", "worse"), low=0.92, high=0.92)[3]
     assert "90.0 to 95.0" in reports(row("a", "worse"))[3]

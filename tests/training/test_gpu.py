@@ -1,15 +1,13 @@
 """Training on a CUDA device: repeatable, near to fp32 in other arithmetic, without waiting."""
 
-import numpy as np
 import pytest
 import torch
 
 from pipeline import recipes
-from pipeline.data.batches import load_images
 from pipeline.params import Augmentation, Runtime
 from pipeline.training import loop, runtime
 from pipeline.training.loop import fit, snapshot
-from tests.digits import make_run
+from tests.digits import make_run, move
 
 gpu = [
     pytest.mark.gpu,
@@ -34,15 +32,7 @@ def phase_on(device, folder, recipe, precision="fp32", placement="resident"):
     """The first phase of a recipe on images of a file."""
     device = runtime.start(Runtime(device=device, precision=precision, threads=1))
     run = make_run(classes=3, per_class=20, batch_size=16, pairs=True, augmentation=CHANGED)
-    run.device, run.placement = device, placement
-    run.network.to(device)
-    for name in ("train", "val"):
-        images = getattr(run, name)
-        np.save(folder / f"{name}.npy", images.pixels.numpy())
-        rows = np.arange(len(images))
-        labels = images.labels.numpy()
-        loaded = load_images(folder / f"{name}.npy", rows, labels, device, placement)
-        setattr(run, name, loaded)
+    move(run, device, folder, placement)
     block = {"epochs": 4, "lr": 0.01}
     if recipe == "finetune":
         phases = recipes.of({"recipe": recipe, **block}).phases(run)

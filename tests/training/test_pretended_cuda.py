@@ -1,19 +1,17 @@
 """Every way of training on a device that is none: what would fail on CUDA, and can fail here."""
 
-import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor
 
 from pipeline import recipes
-from pipeline.data.batches import load_images
 from pipeline.data.rows import Streamed, together
 from pipeline.models import architectures
 from pipeline.params import Augmentation
 from pipeline.training import loop
 from pipeline.training.loop import fit
 from pipeline.training.phase import Solve
-from tests.digits import make_run
+from tests.digits import make_run, move
 from tests.recipes.test_contract import METHODS, phases_of, shortened
 from tests.recipes.test_verification_contract import METHODS as VERIFIERS
 from tests.training.pretended_cuda import CUDA, THERE, pretended_cuda
@@ -58,15 +56,7 @@ def test_networks_take_images_of_the_device(name, side, channels, device):
 def on(device, folder, placement="resident", **asked):
     """A run on the device, its images from a file."""
     run = make_run(per_class=6, batch_size=6, pairs=True, **asked)
-    run.device, run.placement = device, placement
-    run.network.to(device)
-    for name in ("train", "val"):
-        images = getattr(run, name)
-        np.save(folder / f"{name}.npy", images.pixels.numpy())
-        rows = np.arange(len(images))
-        labels = images.labels.numpy()
-        loaded = load_images(folder / f"{name}.npy", rows, labels, device, placement)
-        setattr(run, name, loaded)
+    move(run, device, folder, placement)
     some = torch.zeros(1, 1, 8, 8, dtype=torch.uint8).to(device)
     architectures.normalise(some, "small")  # whose constants come to the device once
     return run
