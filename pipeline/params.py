@@ -365,13 +365,15 @@ class Runtime(Block):
     """Device, arithmetic and the number of CPU threads, which changes the order of sums.
 
     ``channels_last`` lays images out pixel by pixel, which convolutions are faster with on many
-    devices; sums then have another order, too.
+    devices; sums then have another order, too. ``cuda_graphs`` records steps of one form and
+    launches them whole.
     """
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,3})?)$")] = "auto"
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     threads: Annotated[int, Field(ge=1, le=1024)]
     channels_last: bool = False
+    cuda_graphs: bool = False
 
 
 class Tracking(Block):

@@ -19,7 +19,7 @@ from pipeline.data.batches import load_sets, read_list, read_pairs
 from pipeline.errors import InputError
 from pipeline.models import architectures, weights
 from pipeline.models.cut import block_ends
-from pipeline.params import Params
+from pipeline.params import Params, Runtime
 from pipeline.records import (
     CHECKPOINTS,
     RECORD_VERSION,
@@ -38,6 +38,7 @@ from pipeline.training.checkpoints import Checkpoint
 from pipeline.training.loop import Kept, Log, Result, State, fit, snapshot
 from pipeline.training.phase import Phase, Solve
 from pipeline.training.run import Run
+from pipeline.training.steps import check_graphs
 
 if TYPE_CHECKING:  # what it trains is not this file's business
     from pipeline.recipes import Recipe
@@ -210,14 +211,18 @@ def code_digest(stage: str) -> str:
 def train(
     phases: Iterator[Phase | Solve],
     device: torch.device,
-    precision: str,
+    settings: Runtime,
     follow: Follow,
     checkpoint: Checkpoint,
 ) -> list[Result]:
     """Train phases one after the other; one that diverges is the last.
 
     They go on from the checkpoint, which may be that of several calls in the same order.
+
+    Raises:
+        InputError: CUDA graphs are asked for where there is no CUDA.
     """
+    check_graphs(settings, device)
     results: list[Result] = []
     while not results or results[-1].status != "diverged":
         with runtime.in_one_line("latents of a frozen part"):  # they are computed here
@@ -230,7 +235,9 @@ def train(
             epochs = len(checkpoint.known["result"]["history"])
             print(f"{phase.name}: goes on after epoch {epochs}, from a checkpoint")
         with nullcontext(_no_log) if done else follow(phase) as log:
-            results.append(fit(phase, device, precision, log, checkpoint))
+            results.append(
+                fit(phase, device, settings.precision, log, checkpoint, settings.cuda_graphs)
+            )
     return results
 
 

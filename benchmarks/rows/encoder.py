@@ -168,7 +168,7 @@ def images_of(setting: Setting, phase: Phase) -> Taken:
     """
 
     def work() -> float:
-        result = fit(phase, setting.device, setting.precision)
+        result = fit(phase, setting.device, setting.precision, cuda_graphs=setting.cuda_graphs)
         if result.status != "finished":
             raise RuntimeError(result.reason)
         return result.images_seen

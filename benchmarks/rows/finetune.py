@@ -74,7 +74,7 @@ def against_compiled_step(
         return epochs * phase.steps * len(inputs)
 
     yield Row(
-        name=f"finetune, {setting.name}, {setting.precision}",
+        name=f"finetune, {setting.name}, {setting.arithmetic}",
         against="the compiled step alone" if compiled else "the step alone",
         ours=lambda: images_of(setting, phase),
         other=other,

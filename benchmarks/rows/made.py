@@ -40,7 +40,8 @@ class Setting:
         images: how many there are to train on.
         batch_size: images a batch.
         channels, classes: of the images.
-        device, precision, channels_last: as in ``runtime`` of params.yaml.
+        device, precision, channels_last, cuda_graphs: as in ``runtime`` of params.yaml, our way
+            alone.
     """
 
     architecture: str
@@ -52,11 +53,17 @@ class Setting:
     device: torch.device = CPU
     precision: str = "fp32"
     channels_last: bool = False
+    cuda_graphs: bool = False
 
     @property
     def name(self) -> str:
         """For people."""
         return f"{self.architecture} at {self.side}"
+
+    @property
+    def arithmetic(self) -> str:
+        """What is said of it behind a row's name."""
+        return f"{self.precision}, CUDA graphs" if self.cuda_graphs else self.precision
 
     def network(self) -> nn.Module:
         """The network with random weights, on the device."""

@@ -115,7 +115,12 @@ def _ours(setting: Setting, network: nn.Module, latent: str, epochs: int, files:
     train = load_images(packed, torch.arange(len(items)).numpy(), labels, setting.device)
     made = setting.run(Augmentation(), PAIRS_PER_IMAGE, network, train)
     for phase in _phases(made, latent, epochs):
-        result = fit(without_validation(phase), setting.device, setting.precision)
+        result = fit(
+            without_validation(phase),
+            setting.device,
+            setting.precision,
+            cuda_graphs=setting.cuda_graphs,
+        )
         if result.status != "finished":
             raise RuntimeError(result.reason)
     return 2 * epochs

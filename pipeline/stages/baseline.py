@@ -22,7 +22,7 @@ def baseline(params: Params, run: RunId) -> None:
     results = workspace.train(
         recipe.phases(made),
         made.device,
-        params.runtime.precision,
+        params.runtime,
         follow(params, run),
         checkpoint,
     )

@@ -25,7 +25,7 @@ def encoder(params: Params, run: RunId) -> None:
     results = workspace.train(
         recipe.encoder_phases(made),
         made.device,
-        params.runtime.precision,
+        params.runtime,
         follow(params, run),
         checkpoint,
     )

@@ -79,7 +79,7 @@ def _heads(
         results = workspace.train(
             recipe.head_phases(made),
             made.device,
-            params.runtime.precision,
+            params.runtime,
             follow(params, run),
             checkpoint,
         )

@@ -92,9 +92,7 @@ def _train_on_source(
     }
     inputs = {str(path): file_digest(path) for path in (SOURCE, SOURCE_TABLE)}
     checkpoint = workspace.checkpoint(params, "weights", named, asked, inputs, device)
-    (result,) = workspace.train(
-        phases, device, params.runtime.precision, follow(params, named), checkpoint
-    )
+    (result,) = workspace.train(phases, device, params.runtime, follow(params, named), checkpoint)
     if result.status == "diverged":
         checkpoint.drop()
         raise InputError(f"params.yaml: weights.source: training diverged: {result.reason}")

@@ -80,6 +80,7 @@ def classification(
         rule=run.training.rule,
         training_mode=training_mode or module.train,
         network=run.network,
+        recordable=True,
     )
 
 
@@ -118,6 +119,7 @@ def joint(
         rule=run.training.rule,
         training_mode=run.network.train,
         network=run.network,
+        recordable=objective.recordable,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from pipeline.training import divergence, gradients, runtime
 from pipeline.training.checkpoints import Checkpoint, Memory, Stateful, Tree
 from pipeline.training.optimizers import learning_rate_factor, make_optimizer
 from pipeline.training.phase import Phase, Solve
+from pipeline.training.steps import RecordedStep, Step, own_stream
 
 Log = Callable[[dict[str, Any]], None]
 State = dict[str, Tensor]
@@ -114,6 +116,7 @@ def fit(
     precision: str,
     log: Log = lambda row: None,
     checkpoint: Checkpoint | None = None,
+    cuda_graphs: bool = False,
 ) -> Result:
     """Train a phase's module in place and leave it with the weights of the chosen epoch.
 
@@ -128,6 +131,7 @@ def fit(
             the rows of the epochs before, too.
         checkpoint: knows whether the phase was begun, and then it goes on from there, or finished,
             and then it is left as it was. What is solved in closed form is done again.
+        cuda_graphs: whether steps are recorded, where the phase says that they can be.
 
     Raises:
         InputError: memory runs out, or an operation has no deterministic form on the device.
@@ -139,7 +143,13 @@ def fit(
         if isinstance(phase, Solve):
             _solve(phase, result, log)
         elif checkpoint is None or not checkpoint.phase_is_finished:
-            _descend(phase, result, device, precision, log, checkpoint, measure)
+            recorded = cuda_graphs and (phase.recordable or phase.parts is not None)
+            with own_stream(device) if recorded else nullcontext():
+                step = _Stepper(phase, device, precision, RecordedStep if recorded else Step)
+                try:
+                    _descend(phase, step, result, log, checkpoint, measure)
+                finally:
+                    step.optimizer.zero_grad(set_to_none=True)  # as large as the weights
     measure()
     if isinstance(phase, Phase):
         weights.put(phase.module, result.kept[0].state)
@@ -161,14 +171,13 @@ def _measuring(result: Result, device: torch.device) -> Callable[[], None]:
 
 def _descend(
     phase: Phase,
+    step: _Stepper,
     result: Result,
-    device: torch.device,
-    precision: str,
     log: Log,
     checkpoint: Checkpoint | None,
     measure: Callable[[], None],
 ) -> None:
-    step = _Stepper(phase, device, precision)
+    device, precision = step.device, step.precision
     best = _Best(phase.keep, phase.settings, phase.module)
     carried: dict[str, Stateful] = {"steps": step, "best": best, "memory": Memory(phase, device)}
     if checkpoint and checkpoint.known:
@@ -186,7 +195,7 @@ def _descend(
     for epoch in range(len(result.history) + 1, phase.settings.epochs + 1):
         if best.stop:
             break
-        with runtime.in_one_line(partial(step.at_work, epoch), SMALLER_BATCHES):
+        with runtime.in_one_line(partial(step.at_work, epoch), step.advice):
             loss, images = step.epoch()
         result.images_seen += images
         phase.module.eval()
@@ -234,10 +243,14 @@ class _Stepper:
     ``gradients`` are the norms by layer in the last batch of the epoch made last, on the device.
     """
 
-    def __init__(self, phase: Phase, device: torch.device, precision: str):
+    def __init__(self, phase: Phase, device: torch.device, precision: str, kind: type[Step] = Step):
         self.phase, self.device, self.precision = phase, device, precision
         settings = phase.settings
         self.optimizer = make_optimizer(phase.groups, settings)
+        self.step = kind(phase, self.optimizer, device, precision)
+        self.advice = SMALLER_BATCHES
+        if kind is RecordedStep:
+            self.advice = f"set runtime.cuda_graphs to false, or {SMALLER_BATCHES}"
         total = settings.epochs * phase.steps
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: learning_rate_factor(step, total, phase.steps, settings)
@@ -259,16 +272,13 @@ class _Stepper:
         loss_sum, items, images = torch.zeros((), device=self.device), 0, 0
         for batch, is_last in _marking_last(self.phase.batches()):
             self.batch_size = len(batch[0])
-            with runtime.autocast(self.device, self.precision):
-                losses = self.phase.loss(batch)
-            self.optimizer.zero_grad(set_to_none=True)
-            losses.mean().backward()
+            losses = self.step.backward(batch)
             if is_last:  # before the step, in which Nesterov's momentum may alter gradients
                 self.gradients = gradients.norms(self.layers)
-            self.optimizer.step()
+            self.step.update()
             self.schedule.step()
             images += self.batch_size
-            self.losses.append(losses.detach().sum())  # read if the epoch diverges
+            self.losses.append(losses.sum())  # read if the epoch diverges
             loss_sum += self.losses[-1]
             items += len(losses)
         return loss_sum / items, images

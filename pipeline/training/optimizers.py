@@ -49,8 +49,7 @@ def make_optimizer(groups: list[dict[str, Any]], settings: Optimization) -> torc
     (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019). Parameters on a
     CUDA device are all stepped in one kernel.
     """
-    on_cuda = all(of.is_cuda for group in groups for of in group["params"])
-    fused = True if on_cuda else None  # None: torch's choice, which keeps a CPU's bytes
+    fused = True if _on_cuda(groups) else None  # None: torch's choice, which keeps a CPU's bytes
     if settings.optimizer == "sgd":
         return _SGD(
             groups,
@@ -61,6 +60,10 @@ def make_optimizer(groups: list[dict[str, Any]], settings: Optimization) -> torc
         )
     kind = _Adam if settings.optimizer == "adam" else _AdamW
     return kind(groups, settings.lr, fused=fused)
+
+
+def _on_cuda(groups: list[dict[str, Any]]) -> bool:
+    return all(of.is_cuda for group in groups for of in group["params"])
 
 
 def parameter_groups(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from pipeline.data.rows import Rows, in_order
 from pipeline.params import Optimization
 
 EVALUATION_BATCH = 256
+# inputs to latents, and these with the whole batch to losses
+Parts: TypeAlias = tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Any], Tensor]]
 CPU_BATCH, CPU_VALUES = 16, 2**20  # the fewest images, and the values in a batch of more
 
 
@@ -34,6 +36,11 @@ class Phase:
         training_mode: puts ``module`` into the mode it trains in.
         keep: how many of the best epochs' states are handed back.
         network: the whole network, of which ``module`` is a part, for the names of its layers.
+        recordable: whether batches are tuples of tensors, for which ``loss`` makes the same
+            operations wherever shapes are the same, so that a step can be a CUDA graph.
+        parts: where ``loss`` is not recordable, the functions that it is made of, if its first is:
+            a batch's inputs to latents, and these and the batch to losses. The latter has no
+            parameters of its own.
     """
 
     name: str
@@ -48,6 +55,8 @@ class Phase:
     training_mode: Callable[[], object]
     keep: int = 1
     network: nn.Module | None = None
+    recordable: bool = False
+    parts: Parts | None = None
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import tee
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from pipeline.training.feed import Feed
 from pipeline.training.losses import LossBlock, Objective, Setting, m_per_class_batches
 from pipeline.training.losses.samplers import class_batch
 from pipeline.training.optimizers import parameter_groups
-from pipeline.training.phase import EVALUATION_BATCH, Phase
+from pipeline.training.phase import EVALUATION_BATCH, Parts, Phase
 
 if TYPE_CHECKING:
     from pipeline.training.run import Run
@@ -147,11 +147,17 @@ def _on_pairs(
         for taken, (_, sent, labels) in zip(images, again, strict=True):
             yield taken, sent, labels
 
-    def loss(item: tuple[Tensor, PairBatch, Tensor]) -> Tensor:
-        taken, batch, labels = item
-        latents = encoder(feed.inputs(taken)).flatten(1).float()  # (B, D)
+    def encode(taken: Tensor) -> Tensor:
+        latents: Tensor = encoder(feed.inputs(taken)).flatten(1).float()  # (B, D)
+        return latents
+
+    def score(latents: Tensor, item: tuple[Tensor, PairBatch, Tensor]) -> Tensor:
+        _, batch, labels = item
         left, right = batch.left, batch.right
         return of_pairs(latents[left], latents[right], labels[left], batch.same)
+
+    def loss(item: tuple[Tensor, PairBatch, Tensor]) -> Tensor:
+        return score(encode(item[0]), item)
 
     @torch.no_grad()
     def validate() -> dict[str, Tensor]:
@@ -163,8 +169,8 @@ def _on_pairs(
         ]
         return {"val/loss": torch.cat(scored).mean()}
 
-    return Phase("", encoder, [], settings, composed.batches, batches, loss, validate,
-                 "val_loss", encoder.train)  # fmt: skip
+    return Phase("", encoder, [], settings, composed.batches, batches, loss, validate, "val_loss",
+                 encoder.train, parts=_parts(encode, score, objective))  # fmt: skip
 
 
 def _on_images(
@@ -197,10 +203,16 @@ def _on_images(
         images = feed.stream(zip(drawn, sent, strict=True))
         yield from zip(images, labels_of(run, sent), strict=True)
 
-    def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
-        taken, of = batch
-        latents = encoder(feed.inputs(taken)).flatten(1).float()
+    def encode(taken: Tensor) -> Tensor:
+        latents: Tensor = encoder(feed.inputs(taken)).flatten(1).float()  # (B, D)
+        return latents
+
+    def score(latents: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
+        _, of = batch
         return _mean(*of_images(latents, of)).expand(len(of))
+
+    def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
+        return score(encode(batch[0]), batch)
 
     @torch.no_grad()
     def validate() -> dict[str, Tensor]:
@@ -210,7 +222,15 @@ def _on_images(
         return {"val/loss": _mean(values, counts)}
 
     return Phase("", encoder, [], settings, steps, batches, loss, validate, "val_loss",
-                 encoder.train)  # fmt: skip
+                 encoder.train, recordable=objective.recordable,
+                 parts=_parts(encode, score, objective))  # fmt: skip
+
+
+def _parts(
+    encode: Callable[[Tensor], Tensor], score: Callable[[Tensor, Any], Tensor], objective: Objective
+) -> Parts | None:
+    """As of ``Phase``, if the objective has no parameters."""
+    return None if objective.parameters else (encode, score)
 
 
 def _class_batch(run: Run, size: int, per_class: int) -> int:

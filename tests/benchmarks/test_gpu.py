@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from benchmarks.rows.made import Setting
 from benchmarks.rows.streaming import against_resident, phase_from, write_images
 from pipeline.data.rows import Streamed
 from pipeline.errors import InputError
-from pipeline.training import loop
+from pipeline.training import loop, steps
 from pipeline.training.loop import fit, snapshot
 from tests.training.pretended_cuda import CUDA, pretended_cuda
 
@@ -63,6 +64,8 @@ KINDS = (
     "towers",
     "head_resnet18",
     "streaming_small",
+    "encoder_small_fp32_graphs",
+    "head_squeezenet1_1_graphs",
 )
 
 
@@ -70,9 +73,45 @@ KINDS = (
 @pytest.mark.parametrize("name", KINDS)
 def test_both_ways_of_a_row_keep_to_the_device(name, monkeypatch):
     monkeypatch.setattr(loop, "fetch", lambda metrics: dict.fromkeys(metrics, 1.0))
+    record, recorded = steps.RecordedStep._record, []
+
+    def noted(self, batch):
+        recorded.append(batch)
+        return record(self, batch)
+
+    monkeypatch.setattr(steps.RecordedStep, "_record", noted)
     with pretended_cuda(), gpu.entries(CUDA, gpu.QUICK)[name]() as row:
         ours, other = row.ours(), row.other()
     assert ours.amount > 0 and other.amount > 0
+    assert bool(recorded) == name.endswith("_graphs")
+
+
+def test_a_row_that_fails_costs_no_other(tmp_path, monkeypatch, capsys):
+    @contextmanager
+    def broken():
+        raise RuntimeError("no such kernel")
+        yield
+
+    rows = gpu.entries(CPU, gpu.QUICK)
+    taken = {"broken": broken, "encoder_small_fp32": rows["encoder_small_fp32"]}
+    monkeypatch.setattr(gpu, "entries", lambda device, sizes: taken)
+    file = tmp_path / "gpu.json"
+    asked = ["--device", "cpu", "--quick", "--repetitions", "1", "--json", str(file)]
+    with pytest.raises(InputError, match="not measured, by the errors above: broken"):
+        gpu.main(asked)
+    assert [row["name"] for row in json.loads(file.read_text())["rows"]] == [
+        "encoder phase, small at 8, fp32"
+    ]
+    told = capsys.readouterr()
+    assert "no such kernel" in told.err and "| encoder phase, small at 8, fp32 |" in told.out
+
+
+def test_rows_of_training_come_with_cuda_graphs_where_there_is_cuda():
+    plain, both = gpu.entries(CPU, gpu.QUICK), gpu.entries(CUDA, gpu.QUICK)
+    assert plain.keys() < both.keys()
+    added = {name.removesuffix("_graphs") for name in both.keys() - plain.keys()}
+    kept = {name for name in plain if name.startswith(("streaming", "towers"))}
+    assert added == plain.keys() - kept
 
 
 def test_a_row_says_its_precision():

@@ -13,8 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.rows import decode, encoder, finetune, head, made, trainers
 from benchmarks.rows.made import Setting
 from pipeline.models.cut import cut
-from pipeline.params import Augmentation
+from pipeline.params import Augmentation, Classification
 from pipeline.training import loop
+from pipeline.training.steps import RecordedStep, own_stream
+from tests.training.pretended_graphs import Graph, pretended_graphs
 
 SMALL = Setting("small", 8, images=24, batch_size=8, channels=1, classes=3)
 
@@ -81,8 +83,11 @@ class Operations(TorchDispatchMode):
              "unsqueeze", "split_with_sizes", "unbind", "as_strided", "split")  # fmt: skip
     count = 0
 
+    def add(self, launches):
+        self.count += launches
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += func.overloadpacket.__name__ not in self.VIEWS
+        self.add(func.overloadpacket.__name__ not in self.VIEWS)
         return func(*args, **(kwargs or {}))
 
 
@@ -104,6 +109,35 @@ def test_a_step_takes_hardly_more_operations_than_a_bare_one(name, side, latent)
     with Operations() as other:
         bare.step(*given)
     assert ours.count / 64 - other.count <= 15
+
+
+@pytest.mark.parametrize(("of", "most"), [("encoder", 80), ("head", 9), ("finetune", 18)], ids=str)
+@pytest.mark.parametrize(("name", "side", "latent"), [
+    ("small", 8, "embedding"), ("squeezenet1_1", 32, "features.12"),
+])  # fmt: skip
+def test_a_recorded_step_takes_few_launches_whatever_the_network(
+    name, side, latent, of, most, monkeypatch
+):
+    """The same; a graph is one launch, and augmentation, pairs and their loss are outside."""
+    channels = 1 if name == "small" else 3
+    setting = Setting(name, side, images=256, batch_size=4, channels=channels)
+    network = setting.network()
+    if of == "encoder":
+        phase = encoder.phase_of(setting.run(made.AUGMENTED, 10, network), latent, 3)
+    elif of == "head":
+        frozen, module = cut(network, latent)
+        settings = Classification(epochs=3, lr=made.LR, momentum=made.MOMENTUM)
+        run = setting.run(Augmentation(), network=network)
+        phase = run.classification("head", module, settings, frozen=frozen)
+    else:
+        phase = finetune._phase(setting.run(made.AUGMENTED, network=network), 3)
+    with pretended_graphs(), own_stream(setting.device):
+        stepper = loop._Stepper(phase, setting.device, "fp32", RecordedStep)
+        stepper.epoch()
+        with Operations() as launched:
+            monkeypatch.setattr(Graph, "replay", lambda graph: launched.add(1))
+            stepper.epoch()
+    assert launched.count / 64 <= most
 
 
 def test_pairs_learnt_from_are_those_within_batches():

@@ -32,12 +32,13 @@ class OnlyCudaIsFake(TorchDispatchMode):
     ``waits`` counts what the host would wait for.
     """
 
-    waits = 0
+    waits, recording = 0, False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = {name: of for name, of in (kwargs or {}).items() if name != "pin_memory"}
         device = torch.device(kwargs.get("device") or "meta")
         tensors = [of for of in tree_leaves((args, kwargs)) if isinstance(of, Tensor)]
+        assert not self.recording or all(isinstance(of, FakeTensor) for of in tensors)
         if func.overloadpacket.__name__.startswith("_fused_"):  # these have no fake form
             assert {of.device for of in tensors} == {THERE}
             return None
@@ -54,6 +55,13 @@ class OnlyCudaIsFake(TorchDispatchMode):
         with unset_fake_temporarily():
             return func(*args, **kwargs)
 
+    @contextmanager
+    def graph(self, graph: Any, pool: Any, stream: Any, capture_error_mode: str) -> Iterator[None]:
+        """Record, which takes in nothing of the CPU's."""
+        self.recording = True
+        yield
+        self.recording = False
+
     def synchronize(self, *device: Any) -> None:
         """Wait for all that the device has to do."""
         self.waits += 1
@@ -65,7 +73,7 @@ class OnlyCudaIsFake(TorchDispatchMode):
 
 
 class _Nothing:
-    """A stream, or an event."""
+    """A stream, an event or a graph."""
 
     def __init__(self, *given: Any, **named: Any):
         """Be told what torch's are told."""
@@ -73,12 +81,12 @@ class _Nothing:
     def nothing(self, *given: Any, **named: Any) -> None:
         """Be called as torch's are."""
 
-    wait_stream = wait_event = record = synchronize = nothing
+    wait_stream = wait_event = record = synchronize = replay = nothing
 
 
 def _zero_gradients(loss: Tensor, *given: Any, **named: Any) -> None:
     """Instead of the backward pass: a gradient for each leaf that the loss depends on."""
-    assert loss.grad_fn is not None and loss.device == THERE and loss.ndim == 0
+    assert loss.grad_fn is not None and loss.device == THERE and (given or loss.ndim == 0)
     nodes, seen = [loss.grad_fn], set()
     while nodes:
         node = nodes.pop()
@@ -112,6 +120,9 @@ def pretended_cuda() -> Iterator[OnlyCudaIsFake]:
         "Event": _Nothing,
         "current_stream": _Nothing,
         "stream": lambda stream: nullcontext(),
+        "CUDAGraph": _Nothing,
+        "graph": mode.graph,
+        "graph_pool_handle": _Nothing,
     }
     with (
         mock.patch.multiple(torch.cuda, **stubs),

@@ -20,7 +20,7 @@ from pipeline import prune, recipes, workspace
 from pipeline.data import pair_batches
 from pipeline.data.pair_batches import PairBatches
 from pipeline.data.pairs import draw_pairs
-from pipeline.params import Augmentation, Optimization
+from pipeline.params import Augmentation, Optimization, Runtime
 from pipeline.records import RunId, runs_of, whole_or_none, write_json
 from pipeline.stages import baseline, encoder, head, weights
 from pipeline.stages.images import images
@@ -39,6 +39,7 @@ from tests.test_stages import contents, tiny_params
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
+RUNTIME = Runtime(threads=1)
 SHIFTED = Augmentation(rotation=10, shift=0.1)
 TUNE = {"recipe": "finetune", "epochs": 3, "lr": 0.05}
 PROXIES = {"name": "ProxyAnchorLoss", "miner": {"name": "MultiSimilarityMiner"}}
@@ -88,9 +89,8 @@ def train(recipe, folder, log=lambda row: None, **asked):
     """A run with dropout and augmentation; the first phases go by ``folder``'s checkpoint."""
     run = make_run(**{"pairs": True, "augmentation": SHIFTED, "seed": 3} | asked)
     run.network.features.add_module("9", nn.Dropout(0.2))
-    results = workspace.train(
-        phases_of(recipe, run), CPU, "fp32", lambda phase: nullcontext(log), Checkpoint(folder, CPU)
-    )
+    phases, checkpoint = phases_of(recipe, run), Checkpoint(folder, CPU)
+    results = workspace.train(phases, CPU, RUNTIME, lambda phase: nullcontext(log), checkpoint)
     return run, results
 
 
@@ -205,7 +205,7 @@ def test_a_loss_with_buffers_goes_on_with_them(tmp_path, eager):
         )
         follow = lambda phase: nullcontext(log)  # noqa: E731
         checkpoint = Checkpoint(tmp_path / name, CPU)
-        results = workspace.train(iter([phase]), CPU, "fp32", follow, checkpoint)
+        results = workspace.train(iter([phase]), CPU, RUNTIME, follow, checkpoint)
         return run, results, running.mean.item()
 
     expected = work(lambda row: None, "never")

@@ -7,6 +7,7 @@ from pipeline import recipes
 from pipeline.params import Augmentation, Runtime
 from pipeline.training import loop, runtime
 from pipeline.training.loop import fit, snapshot
+from pipeline.training.steps import RecordedStep, Step, own_stream
 from tests.digits import make_run, move
 
 gpu = [
@@ -42,10 +43,10 @@ def phase_on(device, folder, recipe, precision="fp32", placement="resident"):
     return next(iter(phases)), device
 
 
-def trained(*given, precision="fp32", placement="resident"):
+def trained(*given, precision="fp32", placement="resident", cuda_graphs=False):
     """Weights and history of a phase."""
     phase, device = phase_on(*given, precision, placement)
-    result = fit(phase, device, precision)
+    result = fit(phase, device, precision, cuda_graphs=cuda_graphs)
     return snapshot(phase.module), result.history
 
 
@@ -86,12 +87,31 @@ def test_a_cpu_and_a_gpu_learn_alike(recipe, tmp_path):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_the_host_never_waits_inside_an_epoch_on_cuda(recipe, tmp_path):
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("bf16", 0.05)])
+def test_recorded_steps_learn_as_those_that_are_not(recipe, precision, tolerance, tmp_path):
+    _, never = trained("cuda", tmp_path, recipe, precision=precision)
+    first, history = trained("cuda", tmp_path, recipe, precision=precision, cuda_graphs=True)
+    for metric in ("train/loss", "val/loss"):
+        found, expected = ([row[metric] for row in of] for of in (history, never))
+        assert found == pytest.approx(expected, rel=tolerance, abs=tolerance / 10)
+    for placement in ("resident", "streamed"):
+        again, history_again = trained(
+            "cuda", tmp_path, recipe, precision=precision, placement=placement, cuda_graphs=True
+        )
+        assert same_bytes(first, again) and history == history_again
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("kind", [Step, RecordedStep])
+def test_the_host_never_waits_inside_an_epoch_on_cuda(kind, recipe, tmp_path):
     phase, device = phase_on("cuda", tmp_path, recipe)
-    step = loop._Stepper(phase, device, "fp32")
-    step.epoch()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        step.epoch()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    with own_stream(device):
+        step = loop._Stepper(phase, device, "fp32", kind)
+        step.epoch()  # of 60 images in four batches: one step is recorded
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            step.epoch()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")

@@ -62,13 +62,13 @@ def on(device, folder, placement="resident", **asked):
     return run
 
 
-def trained(recipe, run, precision):
+def trained(recipe, run, precision, **asked):
     """The phases' results; of what is solved on the CPU there is none."""
     found = []
     for phase in phases_of(recipe, run):
         if isinstance(phase, Solve):
             break
-        found.append(fit(phase, run.device, precision))
+        found.append(fit(phase, run.device, precision, **asked))
         assert all(of.device == THERE for of in phase.module.state_dict().values())
     return found
 
@@ -95,13 +95,19 @@ def test_what_the_host_would_wait_for_is_counted():
             assert mode.waits == before + 1
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("precision", "cuda_graphs"),
+    [("fp32", False), ("bf16", False), ("fp32", True)],
+    ids=["fp32", "bf16", "graphs"],
+)
 @pytest.mark.parametrize("name", [*METHODS, *(f"verify {name}" for name in VERIFIERS)])
-def test_no_recipe_waits_for_the_device_or_mixes_devices(name, precision, device, tmp_path):
+def test_no_recipe_waits_for_the_device_or_mixes_devices(
+    name, precision, cuda_graphs, device, tmp_path
+):
     block = METHODS[name] if name in METHODS else VERIFIERS[name.removeprefix("verify ")]
     recipe = recipes.of(shortened(block))
     run = on(device, tmp_path, augmentation=CHANGED)
-    for result in trained(recipe, run, precision):
+    for result in trained(recipe, run, precision, cuda_graphs=cuda_graphs):
         assert result.status == "finished" and len(result.history) == 2
 
 
@@ -137,8 +143,9 @@ def test_no_loss_of_ours_waits_for_the_device_or_mixes_devices(name, loss, devic
 )
 def test_no_treatment_waits_for_the_device_or_mixes_devices(treatment, device, tmp_path):
     recipe = recipes.of(shortened(METHODS["finetune"]) | treatment)
-    (result,) = trained(recipe, on(device, tmp_path), "fp32")
-    assert result.status == "finished"
+    for cuda_graphs in (False, True):
+        (result,) = trained(recipe, on(device, tmp_path), "fp32", cuda_graphs=cuda_graphs)
+        assert result.status == "finished"
 
 
 @pytest.mark.parametrize("name", ["breakdown", "finetune", "features_mlp"])

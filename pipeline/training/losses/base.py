@@ -50,11 +50,13 @@ class Objective:
             count (B,) bool; one that does not count has loss 0. The batch's loss is
             ``(losses * counts).sum() / counts.sum().clamp(min=1)``.
         parameters: the loss's own, to be trained with the network.
+        recordable: whether the same shapes make the same operations, as a CUDA graph needs.
     """
 
     of_pairs: PairLoss | None = None
     of_images: ImageLoss | None = None
     parameters: list[nn.Parameter] = field(default_factory=list)
+    recordable: bool = True
 
     def __post_init__(self) -> None:
         assert (self.of_pairs is None) != (self.of_images is None)

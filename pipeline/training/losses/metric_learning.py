@@ -150,7 +150,7 @@ def _objective(block: MetricLearning, setting: Setting) -> Objective:
         value = _without_pairs(value.reshape(()), latents, labels)
         return value.expand(len(labels)), torch.ones_like(labels, dtype=torch.bool)
 
-    return Objective(of_images=of_images, parameters=list(both.parameters()))
+    return Objective(of_images=of_images, parameters=list(both.parameters()), recordable=False)
 
 
 def _directed(latents: Tensor) -> Tensor:
