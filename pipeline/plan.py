@@ -310,9 +310,10 @@ def _measure(params: Params) -> tuple[float, float, str]:
     import torch
 
     from pipeline.models import architectures
-    from pipeline.training import losses, runtime
+    from pipeline.training import losses, runtime, steps
 
     device = runtime.start(params.runtime)
+    steps.check_graphs(params.runtime, device)
     name, data = params.model.architecture, params.data
     network = architectures.build(
         name, 2, data.channels, data.image_size, params.model.dropout, 0

@@ -1,5 +1,7 @@
 """A tiny project on real images, made on the fly: scikit-learn's digits in a folder of its own."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,18 @@ def write_digits(folder: Path, digits: list[int], each: int) -> None:
             path = folder / str(digit) / f"{n:03}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray((found.images[index] * 15).astype(np.uint8)).save(path)
+
+
+@contextmanager
+def switches_kept() -> Iterator[None]:
+    """What a run sets for its process is set back."""
+    kept = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = kept
+        torch.set_num_threads(threads)
 
 
 def move(run: Run, device: torch.device, folder: Path, placement: Placement) -> None:

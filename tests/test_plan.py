@@ -222,6 +222,13 @@ def test_the_plan_names_the_epochs_of_a_matched_budget(monkeypatch):
     assert "matched" not in plan.describe(params_of())
 
 
+def test_graphs_without_cuda_are_refused_before_anything_is_trained(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    params = params_of(VERIFICATION, ("threads: 1", "threads: 1\n  cuda_graphs: true"))
+    with pytest.raises(InputError, match=r"runtime.cuda_graphs: needs a CUDA device"):
+        plan._measure(params)
+
+
 def test_a_matched_budget_without_passes_is_no_plan(monkeypatch):
     monkeypatch.setattr(plan, "stale_runs", lambda params: [])
     with pytest.raises(InputError, match=r"^params.yaml: training.passes: is null"):

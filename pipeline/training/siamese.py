@@ -147,17 +147,10 @@ def _on_pairs(
         for taken, (_, sent, labels) in zip(images, again, strict=True):
             yield taken, sent, labels
 
-    def encode(taken: Tensor) -> Tensor:
-        latents: Tensor = encoder(feed.inputs(taken)).flatten(1).float()  # (B, D)
-        return latents
-
     def score(latents: Tensor, item: tuple[Tensor, PairBatch, Tensor]) -> Tensor:
         _, batch, labels = item
         left, right = batch.left, batch.right
         return of_pairs(latents[left], latents[right], labels[left], batch.same)
-
-    def loss(item: tuple[Tensor, PairBatch, Tensor]) -> Tensor:
-        return score(encode(item[0]), item)
 
     @torch.no_grad()
     def validate() -> dict[str, Tensor]:
@@ -169,8 +162,9 @@ def _on_pairs(
         ]
         return {"val/loss": torch.cat(scored).mean()}
 
+    loss, parts = _in_parts(encoder, feed, score, objective)
     return Phase("", encoder, [], settings, composed.batches, batches, loss, validate, "val_loss",
-                 encoder.train, parts=_parts(encode, score, objective))  # fmt: skip
+                 encoder.train, parts=parts)  # fmt: skip
 
 
 def _on_images(
@@ -203,16 +197,9 @@ def _on_images(
         images = feed.stream(zip(drawn, sent, strict=True))
         yield from zip(images, labels_of(run, sent), strict=True)
 
-    def encode(taken: Tensor) -> Tensor:
-        latents: Tensor = encoder(feed.inputs(taken)).flatten(1).float()  # (B, D)
-        return latents
-
     def score(latents: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
         _, of = batch
         return _mean(*of_images(latents, of)).expand(len(of))
-
-    def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
-        return score(encode(batch[0]), batch)
 
     @torch.no_grad()
     def validate() -> dict[str, Tensor]:
@@ -221,16 +208,24 @@ def _on_images(
         values, counts = (torch.cat(part) for part in zip(*scored, strict=True))
         return {"val/loss": _mean(values, counts)}
 
+    loss, parts = _in_parts(encoder, feed, score, objective)
     return Phase("", encoder, [], settings, steps, batches, loss, validate, "val_loss",
-                 encoder.train, recordable=objective.recordable,
-                 parts=_parts(encode, score, objective))  # fmt: skip
+                 encoder.train, recordable=objective.recordable, parts=parts)  # fmt: skip
 
 
-def _parts(
-    encode: Callable[[Tensor], Tensor], score: Callable[[Tensor, Any], Tensor], objective: Objective
-) -> Parts | None:
-    """As of ``Phase``, if the objective has no parameters."""
-    return None if objective.parameters else (encode, score)
+def _in_parts(
+    encoder: nn.Module, feed: Feed, score: Callable[[Tensor, Any], Tensor], objective: Objective
+) -> tuple[Callable[[Any], Tensor], Parts | None]:
+    """``loss`` and ``parts`` of a phase; ``score`` takes latents (B, D) and the batch to losses."""
+
+    def encode(taken: Tensor) -> Tensor:
+        latents: Tensor = encoder(feed.inputs(taken)).flatten(1).float()
+        return latents
+
+    def loss(batch: Any) -> Tensor:
+        return score(encode(batch[0]), batch)
+
+    return loss, None if objective.parameters else (encode, score)
 
 
 def _class_batch(run: Run, size: int, per_class: int) -> int:

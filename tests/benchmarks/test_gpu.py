@@ -12,7 +12,7 @@ import torch
 from torch.autograd import DeviceType
 
 from benchmarks import gpu
-from benchmarks.measure import measure
+from benchmarks.measure import Row, Taken, measure
 from benchmarks.rows.made import Setting
 from benchmarks.rows.streaming import against_resident, phase_from, write_images
 from pipeline.data.rows import Streamed
@@ -86,24 +86,39 @@ def test_both_ways_of_a_row_keep_to_the_device(name, monkeypatch):
     assert bool(recorded) == name.endswith("_graphs")
 
 
-def test_a_row_that_fails_costs_no_other(tmp_path, monkeypatch, capsys):
+def test_a_row_that_fails_costs_no_other_but_those_with_graphs(tmp_path, monkeypatch, capsys):
     @contextmanager
     def broken():
         raise RuntimeError("no such kernel")
         yield
 
-    rows = gpu.entries(CPU, gpu.QUICK)
-    taken = {"broken": broken, "encoder_small_fp32": rows["encoder_small_fp32"]}
+    @contextmanager
+    def begun():
+        pytest.fail("the device may be recording still")
+        yield
+
+    tiny = gpu.entries(CPU, gpu.QUICK)["encoder_small_fp32"]
+    taken = {"broken": broken, "first_graphs": broken, "tiny": tiny, "second_graphs": begun}
     monkeypatch.setattr(gpu, "entries", lambda device, sizes: taken)
     file = tmp_path / "gpu.json"
     asked = ["--device", "cpu", "--quick", "--repetitions", "1", "--json", str(file)]
-    with pytest.raises(InputError, match="not measured, by the errors above: broken"):
+    with pytest.raises(InputError, match=r"above: broken, first_graphs, second_graphs$"):
         gpu.main(asked)
-    assert [row["name"] for row in json.loads(file.read_text())["rows"]] == [
-        "encoder phase, small at 8, fp32"
-    ]
+    (row,) = json.loads(file.read_text())["rows"]
     told = capsys.readouterr()
-    assert "no such kernel" in told.err and "| encoder phase, small at 8, fp32 |" in told.out
+    assert row["name"] == "encoder phase, small at 8, fp32"
+    assert "no such kernel" in told.err and f"| {row['name']} |" in told.out
+
+
+def test_the_other_way_of_a_row_with_graphs_is_made_once_untimed():
+    made = []
+
+    @contextmanager
+    def make():
+        yield Row("", "", lambda: Taken(1.0), lambda: made.append(1) or Taken(len(made)), "")
+
+    with gpu._warmed(make)() as row:
+        assert row.other() == Taken(2) and len(made) == 2
 
 
 def test_rows_of_training_come_with_cuda_graphs_where_there_is_cuda():

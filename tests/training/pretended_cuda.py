@@ -59,8 +59,10 @@ class OnlyCudaIsFake(TorchDispatchMode):
     def graph(self, graph: Any, pool: Any, stream: Any, capture_error_mode: str) -> Iterator[None]:
         """Record, which takes in nothing of the CPU's."""
         self.recording = True
-        yield
-        self.recording = False
+        try:
+            yield
+        finally:
+            self.recording = False
 
     def synchronize(self, *device: Any) -> None:
         """Wait for all that the device has to do."""

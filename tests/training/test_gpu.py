@@ -8,7 +8,7 @@ from pipeline.params import Augmentation, Runtime
 from pipeline.training import loop, runtime
 from pipeline.training.loop import fit, snapshot
 from pipeline.training.steps import RecordedStep, Step, own_stream
-from tests.digits import make_run, move
+from tests.digits import make_run, move, switches_kept
 
 gpu = [
     pytest.mark.gpu,
@@ -20,13 +20,9 @@ RECIPES = ["breakdown", "finetune"]
 
 
 @pytest.fixture(autouse=True)
-def switches_kept():
-    """What a run sets for its process is set back."""
-    kept = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    threads = torch.get_num_threads()
-    yield
-    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = kept
-    torch.set_num_threads(threads)
+def switches():
+    with switches_kept():
+        yield
 
 
 def phase_on(device, folder, recipe, precision="fp32", placement="resident"):

@@ -13,7 +13,7 @@ from pipeline.training import checkpoints, optimizers, runtime, steps
 from pipeline.training.checkpoints import Checkpoint
 from pipeline.training.loop import fit
 from pipeline.training.optimizers import make_optimizer
-from tests.digits import make_run, move
+from tests.digits import make_run, move, switches_kept
 from tests.recipes.test_contract import METHODS, equal, phases_of, shortened, state
 from tests.training.pretended_graphs import FIRST, pretended_graphs
 
@@ -53,18 +53,11 @@ def block_of(name):
 def there(name):
     """The device, and what was recorded on one that only pretends."""
     if name == "cuda":
-        with kept_switches():
+        with switches_kept():
             yield runtime.start(Runtime(device=name, threads=torch.get_num_threads())), None
     else:
         with pretended_graphs() as streams:
             yield CPU, streams
-
-
-@contextmanager
-def kept_switches():
-    kept = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    yield
-    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = kept
 
 
 def run_on(device, folder, size, dropout=0.0):
@@ -103,7 +96,8 @@ def test_what_is_recorded_trains_as_what_is_not(on, name, size, tmp_path, monkey
     monkeypatch.setattr(steps, "WARM", 10**9)
     unrecorded, expected, none = train(recipe, tmp_path, size=size, dropout=0.3, on=on)
     assert told(results) == told(unrecorded) and equal(weights, expected) and not none
-    assert replays is None or all(replays)
+    descended = [result for result in results if not result.found]  # others are solved at once
+    assert replays is None or (all(replays) and len(replays) >= 2 * len(descended))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -161,8 +155,8 @@ def test_it_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(
     monkeypatch.setattr(checkpoints, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(checkpoints, "SHARE", 1e9)
     block = block_of(name)
-    recipe = recipes.of(block | ({"encoder": block["encoder"] | {"epochs": 4}} if "encoder" in block
-                                 else {}))  # fmt: skip
+    block.get("encoder", block)["epochs"] = 4
+    recipe = recipes.of(block)
 
     class Interrupted(Exception):
         pass
