@@ -11,7 +11,7 @@ those of ``benchmarks/stored/cpu.json``, which ``--store`` writes; where one is 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,9 @@ from benchmarks.measure import (
     Measured,
     about,
     fallen,
+    line,
     measure,
+    missed,
     stored_rows,
     table,
     write,
@@ -107,25 +109,6 @@ def run(
     return rows, head
 
 
-def line(row: Measured) -> str:
-    """A finished row in a line, and what it was measured with."""
-    wanted = {True: ", reached", False: ", NOT reached", None: ""}[row.reached]
-    note = f" ({row.note})" if row.note else ""
-    return (
-        f"{row.name}: {row.ratio:.2f} ({row.lowest:.2f} to {row.highest:.2f}) "
-        f"against {row.against}{_asked(row)}{wanted}{note}"
-    )
-
-
-def missed(rows: Iterable[Measured]) -> list[str]:
-    """The rows that do not reach what is wanted, a line each."""
-    return [
-        f"{row.name}: {_figure(row)}{_asked(row)}, not reached"
-        for row in rows
-        if row.reached is False
-    ]
-
-
 def choose(names: Sequence[str]) -> dict[str, Entry]:
     """The rows of these names, in the table's order; all without any.
 
@@ -181,16 +164,6 @@ def compare(rows: Sequence[Measured], stored: Path) -> int:
     if not fell:
         print(f"no row fell by more than {FALL:.0%} against {stored.name}")
     return int(bool(fell))
-
-
-def _asked(row: Measured) -> str:
-    if row.at_most is not None:
-        return f", wanted at most {row.at_most:g} s"
-    return "" if row.wanted is None else f", wanted {row.wanted:.3g}"
-
-
-def _figure(row: Measured) -> str:
-    return f"{row.ours:.2f} s" if row.at_most is not None else f"{row.ratio:.2f}"
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@
 
 CONFIG is a file like ``params.yaml``, DATA the folder that stands for its ``data/``, FOLDER where
 the runs and the report go; a KEY such as ``compare.shots`` changes a value of CONFIG, which is
-YAML: ``compare.shots=[5]``. For machines that have PyTorch and little else, such as a borrowed
-GPU; where DVC is at hand, ``dvc repro`` does the same and remembers it.
+YAML: ``compare.shots=[5]``. For a borrowed GPU: it needs what ``pyproject.toml`` names but for dvc
+and mlflow. Where DVC is at hand, ``dvc repro`` does the same and remembers it.
 """
 
 from __future__ import annotations

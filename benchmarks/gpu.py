@@ -3,10 +3,10 @@
     python -m benchmarks.gpu [--device DEVICE] [--rows NAME ...] [--repetitions N] [--quick]
                              [--json FILE] [--profile ROW]
 
-Needs PyTorch 2.11 or later with torchvision and what the project reads its files with (numpy,
-pandas, pillow, pydantic, ruamel.yaml), and neither DVC nor MLflow. Where pytorch-metric-learning is
-not installed, its rows are left out, which is said. Networks have random weights and images are
-made on the way, so that nothing is downloaded. ``--quick`` takes tiny sizes, to see that all runs.
+Needs PyTorch 2.11 or later with torchvision, NumPy and Pillow, and nothing else. Where
+pytorch-metric-learning is not installed, its rows are left out, which is said. Networks have random
+weights and images are made on the way, so that nothing is downloaded. ``--quick`` takes tiny
+sizes, to see that all runs.
 
 ``--profile`` measures nothing: it runs our way of one row under torch's profiler, and prints in
 which share of the time the GPU was busy, and where the time went, by the GPU's and by the host's.
@@ -29,8 +29,18 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.bench import line, missed
-from benchmarks.measure import REPETITIONS, Maker, Measured, Row, about, measure, table, write
+from benchmarks.measure import (
+    REPETITIONS,
+    Maker,
+    Measured,
+    Row,
+    about,
+    line,
+    measure,
+    missed,
+    table,
+    write,
+)
 from benchmarks.rows.encoder import against_bare_loop, against_two_towers
 from benchmarks.rows.finetune import against_compiled_step
 from benchmarks.rows.head import against_encoder_each_epoch

@@ -238,3 +238,32 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+def line(row: Measured) -> str:
+    """A finished row in a line, and what it was measured with."""
+    wanted = {True: ", reached", False: ", NOT reached", None: ""}[row.reached]
+    note = f" ({row.note})" if row.note else ""
+    return (
+        f"{row.name}: {row.ratio:.2f} ({row.lowest:.2f} to {row.highest:.2f}) "
+        f"against {row.against}{_asked(row)}{wanted}{note}"
+    )
+
+
+def missed(rows: Iterable[Measured]) -> list[str]:
+    """The rows that do not reach what is wanted, a line each."""
+    return [
+        f"{row.name}: {_figure(row)}{_asked(row)}, not reached"
+        for row in rows
+        if row.reached is False
+    ]
+
+
+def _asked(row: Measured) -> str:
+    if row.at_most is not None:
+        return f", wanted at most {row.at_most:g} s"
+    return "" if row.wanted is None else f", wanted {row.wanted:.3g}"
+
+
+def _figure(row: Measured) -> str:
+    return f"{row.ours:.2f} s" if row.at_most is not None else f"{row.ratio:.2f}"

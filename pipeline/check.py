@@ -15,18 +15,8 @@ from pipeline import recipes
 from pipeline.data.items import printable
 from pipeline.data.trees import missing
 from pipeline.errors import InputError, command
-from pipeline.params import (
-    METHOD_NAME,
-    PARAMS_FILE,
-    Params,
-    Source,
-    Task,
-    nearest,
-    parse,
-    plain,
-    read,
-    walk,
-)
+from pipeline.params import METHOD_NAME, PARAMS_FILE, Params, Task, nearest, walk
+from pipeline.params_file import Source, parse, plain, read
 from pipeline.training.budget import NO_PASSES
 
 if TYPE_CHECKING:
@@ -101,7 +91,7 @@ def load(path: Path | str = PARAMS_FILE, files: bool = True) -> Params:
         if not METHOD_NAME.match(method):
             problem = "a method's name is up to 100 small letters, digits and _, after a letter"
             raise source.error(("methods", method), problem)
-        recipes.resolve(method, block, source)
+        _check_recipe_block(method, block, source)
     _check_present(source)
     _check_data(params, source)
     _check_task(params, source)
@@ -210,6 +200,17 @@ def _check_data(params: Params, source: Source) -> None:
             raise source.error(("data", key), f"'{printable(value)}' has control characters")
     if params.data.splits.val + params.data.splits.test >= 1:
         raise source.error(("data", "splits"), "val and test together must be less than 1")
+
+
+def _check_recipe_block(method: str, block: Any, source: Source) -> None:
+    at = ("methods", method)
+    names = recipes.names()
+    if not isinstance(block, dict) or "recipe" not in block:
+        raise source.error(at, f"needs a recipe; recipes are {', '.join(names)}")
+    if block["recipe"] not in names:
+        problem = f"there is no recipe '{block['recipe']}'; {nearest(str(block['recipe']), names)}"
+        raise source.error((*at, "recipe"), problem)
+    parse(recipes.load(block["recipe"]), block, source, at)
 
 
 def _check_recipes(params: Params, source: Source) -> None:

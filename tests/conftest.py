@@ -17,6 +17,16 @@ LONGEST = ("test_dvc.py", "test_dvc_verification.py", "test_jobs.py", "test_kill
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.name not in LONGEST)
+    on_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if on_gpu and not _cuda_is_there():
+        for item in on_gpu:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def _cuda_is_there():
+    import torch  # after OMP_NUM_THREADS is set, and not for files that go without
+
+    return torch.cuda.is_available()
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,8 @@ from pipeline.errors import InputError
 from pipeline.evaluation.metrics import BINARY
 from pipeline.models import architectures, weights
 from pipeline.models.bvlc import LAYERS
-from pipeline.params import Params, parse, plain, read
+from pipeline.params import Params
+from pipeline.params_file import parse, plain, read
 from pipeline.records import RunId, runs_of
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.images import images

@@ -22,7 +22,7 @@ from pipeline.data.images import FORMATS, decode, decode_all
 from pipeline.data.sources import find
 from pipeline.errors import InputError
 from pipeline.models import weights
-from pipeline.params import read
+from pipeline.params_file import read
 
 ROOT = Path(__file__).parents[1]
 PARAMS = (ROOT / "configs/digits.yaml").read_text(encoding="utf-8")

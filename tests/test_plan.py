@@ -10,7 +10,8 @@ import torch
 from pipeline import plan
 from pipeline.data.batches import image_batches
 from pipeline.errors import InputError
-from pipeline.params import Params, parse, plain, read
+from pipeline.params import Params
+from pipeline.params_file import parse, plain, read
 from pipeline.plan import Counts
 from pipeline.records import RunId, runs_of, write_json
 from tests.digits import write_digits

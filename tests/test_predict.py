@@ -16,7 +16,7 @@ from pipeline.models import architectures
 from pipeline.models.cut import cut
 from pipeline.models.pairs import Verifier, build_pair_head
 from pipeline.models.weights import save
-from pipeline.params import parse, plain, read
+from pipeline.params_file import parse, plain, read
 from pipeline.records import RunId, write_json
 from tests.digits import write_digits
 from tests.test_params import VERIFICATION

@@ -18,7 +18,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline import check, lr_finder
-from pipeline.params import Params, parse, plain, read
+from pipeline.params import Params
+from pipeline.params_file import parse, plain, read
 from pipeline.records import RunId, runs_of
 from pipeline.report import figures
 from pipeline.stages.baseline import baseline

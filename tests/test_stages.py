@@ -11,7 +11,8 @@ import torch
 
 from pipeline import check, predict, prune, recipes, workspace
 from pipeline.errors import InputError
-from pipeline.params import Params, parse, plain, read
+from pipeline.params import Params
+from pipeline.params_file import parse, plain, read
 from pipeline.records import TIMED, RunId, runs_of
 from pipeline.stages.baseline import baseline
 from pipeline.stages.encoder import encoder

@@ -17,7 +17,7 @@ STAGES = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text(encoding
 RANKS = {
     "errors": 0, "colours": 0,
     "params": 1, "records": 1,
-    "data": 2, "models": 2,
+    "data": 2, "models": 2, "params_file": 2,
     "training": 3, "evaluation": 3, "tracking": 3,
     "report": 4, "recipes": 4,
     "check": 5, "workspace": 5,
@@ -30,6 +30,7 @@ RANKS = {
 # Code that runs in a stage and cannot alter its bytes: validation, tracking, progress.
 NEUTRAL = {
     "pipeline/errors.py",
+    "pipeline/params_file.py",
     "pipeline/check.py",
     "pipeline/stages/common.py",
     "pipeline/stages/follow.py",

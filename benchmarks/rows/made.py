@@ -117,6 +117,7 @@ class Setting:
             training=Training(batch_size=self.batch_size, augmentation=augmentation),
             seed=0,
             device=self.device,
+            placement="resident",  # what auto asks of a CPU is not told by PyTorch
         )
         if pairs_per_image:
             made.pairs = drawn_pairs(train.labels.cpu().numpy(), pairs_per_image)

@@ -18,7 +18,6 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
-from tqdm import tqdm
 
 from pipeline.data.memory import Room, cores
 from pipeline.data.sources import Item
@@ -143,6 +142,8 @@ def decode_all(
                 except InputError as error:
                     wrong[row] = str(error)
             return len(rows), wrong
+
+        from tqdm import tqdm  # not with PyTorch alone, for which benchmarks.gpu is
 
         wrong: dict[int, str] = {}
         stopped = threading.Event()

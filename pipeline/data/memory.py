@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
-
 ROOT = Path("/")
 MOUNTED = "sys/fs/cgroup"
 
@@ -56,6 +54,8 @@ def available_memory(root: Path = ROOT) -> int:
     Args:
         root: where ``proc`` and ``sys`` lie.
     """
+    import psutil  # not with PyTorch alone, for which benchmarks.gpu is
+
     return min([int(psutil.virtual_memory().available), *_left_in_groups(root)])
 
 

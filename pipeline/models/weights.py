@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -39,6 +37,8 @@ _RENAMED = (
 
 def save(path: Path | str, tensors: Mapping[str, Tensor]) -> None:
     """Write a whole safetensors file or none; the same tensors give the same bytes."""
+    import safetensors.torch
+
     own = {
         # tensors that share memory, such as views, are refused
         key: tensors[key].detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -215,6 +215,8 @@ def restore(network: nn.Module, path: Path | str) -> None:
 
 
 def _load_safetensors(path: Path | str, origin: str) -> dict[str, Tensor]:
+    import safetensors.torch
+
     try:
         tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
     except (OSError, safetensors.SafetensorError) as error:

@@ -8,7 +8,6 @@ import pkgutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.params import Source, nearest, parse
 from pipeline.recipes.base import Baseline, Breakdown, Recipe
 
 if TYPE_CHECKING:
@@ -29,23 +28,6 @@ def load(name: str) -> type[Recipe]:
         if inspect.isclass(kind) and issubclass(kind, Recipe) and kind.__module__ == module.__name__
     )
     return found
-
-
-def resolve(method: str, block: Any, source: Source) -> Recipe:
-    """A method's block of params.yaml as its recipe.
-
-    Raises:
-        InputError: naming the file, line and key.
-    """
-    at = ("methods", method)
-    if not isinstance(block, dict) or "recipe" not in block:
-        raise source.error(at, f"needs a recipe; recipes are {', '.join(names())}")
-    if block["recipe"] not in names():
-        problem = (
-            f"there is no recipe '{block['recipe']}'; {nearest(str(block['recipe']), names())}"
-        )
-        raise source.error((*at, "recipe"), problem)
-    return parse(load(block["recipe"]), block, source, at)
 
 
 def trained(record: dict[str, Any], path: Path) -> nn.Module:
@@ -69,4 +51,4 @@ def of(block: dict[str, Any]) -> Recipe:
     return load(block["recipe"]).model_validate(block)
 
 
-__all__ = ["Baseline", "Breakdown", "Recipe", "load", "names", "of", "resolve", "trained"]
+__all__ = ["Baseline", "Breakdown", "Recipe", "load", "names", "of", "trained"]

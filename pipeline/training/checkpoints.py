@@ -13,14 +13,12 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import FunctionType, MethodType, ModuleType
 from typing import Any, Protocol
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -98,7 +96,7 @@ class Checkpoint:
         try:
             for path, (tree, tensors) in files.items():
                 _write(path, tree, tensors)
-        except (OSError, safetensors.SafetensorError) as error:
+        except (OSError, ValueError) as error:
             self._works = False
             self._warn(f"no checkpoint could be written ({_line(error)}); training goes on")
             return
@@ -123,7 +121,7 @@ class Checkpoint:
     def _read(self, path: Path) -> Tree:
         try:
             return _read(path, self._device) if path.is_file() else None
-        except (OSError, ValueError, LookupError, TypeError, safetensors.SafetensorError) as error:
+        except (OSError, ValueError, LookupError, TypeError) as error:
             self._warn(f"is damaged and ignored ({_line(error)}); the phase begins anew", path)
             return None
 
@@ -256,21 +254,39 @@ def _pack(tree: Tree) -> tuple[Tree, list[Tensor]]:
 
 
 def _write(path: Path, tree: Tree, tensors: list[Tensor]) -> None:
-    """Write a whole file or none; a checksum of each tensor tells whether it is sound."""
+    """Write a whole file or none; a checksum of each tensor tells whether it is sound.
+
+    Raises:
+        OSError, ValueError: it could not be written.
+    """
+    from safetensors.torch import save_file
+
     rows = [of.detach().cpu().contiguous() for of in tensors]
     metadata = {"tree": json.dumps(tree), "crc32": json.dumps([_crc32(of) for of in rows])}
     named = {str(place): of for place, of in enumerate(rows)}
-    with whole_or_none(path) as beside:
-        safetensors.torch.save_file(named, beside, metadata)
+    with whole_or_none(path) as beside, _as_value_error():
+        save_file(named, beside, metadata)
+
+
+@contextmanager
+def _as_value_error() -> Iterator[None]:
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        raise ValueError(str(error)) from None
 
 
 def _read(path: Path, device: torch.device) -> Tree:
     """The tree of a file; tensors that were not on the CPU are on ``device``.
 
     Raises:
-        OSError, ValueError, LookupError, TypeError, safetensors.SafetensorError: it is damaged.
+        OSError, ValueError, LookupError, TypeError: it is damaged.
     """
-    with safetensors.safe_open(path, framework="pt") as file:
+    from safetensors import safe_open
+
+    with _as_value_error(), safe_open(path, framework="pt") as file:
         metadata = file.metadata()
         tree, sums = json.loads(metadata["tree"]), json.loads(metadata["crc32"])
         tensors = [file.get_tensor(str(place)) for place in range(len(sums))]

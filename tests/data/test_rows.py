@@ -222,7 +222,6 @@ def test_turned_images_are_the_same_streamed(turns):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_gets_the_same_batches_however_late_it_takes_them():
     """The device is kept busy, so that buffers would be overwritten if nothing waited."""
     device = torch.device("cuda")

@@ -264,7 +264,6 @@ def test_build_replaces_the_pooling_and_keeps_keys_and_outputs():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 def test_pooling_is_deterministic_on_cuda():
     torch.use_deterministic_algorithms(True)
     try:

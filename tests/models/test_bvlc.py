@@ -563,7 +563,6 @@ def test_response_norm_is_tensorflows():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 def test_response_norm_has_a_deterministic_gradient_on_cuda():
     torch.use_deterministic_algorithms(True)
     try:

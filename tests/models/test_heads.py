@@ -240,7 +240,6 @@ def test_wrong_tensors_are_one_line():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("name", FITTED)
 def test_a_gpu_gives_the_same(name):
     head, latents = HEADS[name](), draw(9, D, seed=8)

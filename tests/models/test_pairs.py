@@ -280,7 +280,6 @@ def test_the_file_of_another_network_is_one_line(tmp_path: Path):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_gpu_gives_the_same(kind: str):
     head, left, right = build(kind), draw(P, D), draw(P, D, seed=1)

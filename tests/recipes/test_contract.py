@@ -275,7 +275,6 @@ def test_it_trains_in_bf16(recipe):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_it_gives_the_same_bytes_on_a_gpu(recipe):
     def on_gpu():
         run = make_run(pairs=isinstance(recipe, recipes.Breakdown), augmentation=SHIFTED)

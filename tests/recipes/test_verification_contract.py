@@ -227,7 +227,6 @@ def test_methods_of_a_seed_are_paired():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_it_gives_the_same_bytes_on_a_gpu(recipe):
     def on_gpu():
         run = make_run(pairs=True, augmentation=SHIFTED)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.params import Params, parse, plain, read
+from pipeline.params import Params
+from pipeline.params_file import parse, plain, read
 from pipeline.records import RunId
 from pipeline.stages.baseline import baseline
 from pipeline.stages.encoder import encoder

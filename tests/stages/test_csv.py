@@ -10,7 +10,8 @@ import pytest
 from sklearn.datasets import load_digits
 
 from pipeline.errors import InputError
-from pipeline.params import Params, parse, plain, read
+from pipeline.params import Params
+from pipeline.params_file import parse, plain, read
 from pipeline.stages.images import images
 from pipeline.stages.prepare import prepare
 from tests.digits import write_digits

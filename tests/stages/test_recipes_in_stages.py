@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline import check, recipes
-from pipeline.params import Params, parse, plain, read
+from pipeline.params import Params
+from pipeline.params_file import parse, plain, read
 from pipeline.records import RunId, runs_of
 from pipeline.stages.encoder import encoder
 from pipeline.stages.head import head

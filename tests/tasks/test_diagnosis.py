@@ -26,8 +26,9 @@ from pipeline.evaluation.latents import (
     separable_pairs,
 )
 from pipeline.models import architectures, weights
-from pipeline.params import Params, plain, read
-from pipeline.params import parse as parse_params
+from pipeline.params import Params
+from pipeline.params_file import parse as parse_params
+from pipeline.params_file import plain, read
 from pipeline.records import RunId, read_json, runs_of, write_json
 from pipeline.stages.baseline import baseline
 from pipeline.stages.encoder import encoder

@@ -10,7 +10,8 @@ import pytest
 
 from pipeline.data.pairs import PairList
 from pipeline.errors import InputError
-from pipeline.params import Params, parse, plain, read
+from pipeline.params import Params
+from pipeline.params_file import parse, plain, read
 from pipeline.records import TRIAL_COLUMNS
 from pipeline.tasks.verification import lists
 

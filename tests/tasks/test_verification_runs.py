@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from pipeline import recipes, workspace
 from pipeline.data.batches import read_list
 from pipeline.models import architectures
-from pipeline.params import Params, parse, plain, read
+from pipeline.params import Params
+from pipeline.params_file import parse, plain, read
 from pipeline.records import RunId, write_json
 from pipeline.stages.images import images
 from pipeline.stages.prepare import prepare

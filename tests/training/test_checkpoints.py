@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from ruamel.yaml import YAML
 from torch import nn
@@ -334,7 +335,7 @@ def test_where_none_can_be_written_training_goes_on_with_a_line(tmp_path, eager,
 
 
 def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path, eager, monkeypatch, capsys):
-    save, calls = checkpoints.safetensors.torch.save_file, []
+    save, calls = safetensors.torch.save_file, []
 
     def full(tensors, path, metadata):
         calls.append(path)
@@ -343,7 +344,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path, eager, monkeypatch,
             raise OSError(28, "No space left on device")
         save(tensors, path, metadata)
 
-    monkeypatch.setattr(checkpoints.safetensors.torch, "save_file", full)
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
     train(recipes.of(TUNE), tmp_path / "run")
     assert "No space left on device" in capsys.readouterr().err and len(calls) == 2
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["1.safetensors"]

@@ -10,11 +10,7 @@ from pipeline.training.loop import fit, snapshot
 from pipeline.training.steps import RecordedStep, Step, own_stream
 from tests.digits import make_run, move, switches_kept
 
-gpu = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
-DEVICES = ["cpu", pytest.param("cuda", marks=gpu)]
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 CHANGED = Augmentation(flip=True, rotation=10, shift=0.1)
 RECIPES = ["breakdown", "finetune"]
 
@@ -71,7 +67,6 @@ def test_other_arithmetic_is_near_fp32(device, recipe, precision, tolerance, tmp
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_cpu_and_a_gpu_learn_alike(recipe, tmp_path):
     _, on_cpu = trained("cpu", tmp_path, recipe)
@@ -81,7 +76,6 @@ def test_a_cpu_and_a_gpu_learn_alike(recipe, tmp_path):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("bf16", 0.05)])
 def test_recorded_steps_learn_as_those_that_are_not(recipe, precision, tolerance, tmp_path):
@@ -98,7 +92,6 @@ def test_recorded_steps_learn_as_those_that_are_not(recipe, precision, tolerance
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("kind", [Step, RecordedStep])
 def test_the_host_never_waits_inside_an_epoch_on_cuda(kind, recipe, tmp_path):

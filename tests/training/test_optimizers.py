@@ -172,7 +172,6 @@ def test_a_cpu_takes_torchs_own_way(asked):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("asked", KINDS)
 def test_a_fused_step_on_cuda_is_that_of_the_cpu(asked):
     expected, _ = stepped("cpu", asked)

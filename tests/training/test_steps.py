@@ -19,16 +19,7 @@ from tests.training.pretended_graphs import FIRST, pretended_graphs
 
 CPU = torch.device("cpu")
 CHANGED = Augmentation(flip=True, rotation=10, shift=0.1, erasing=0.5)
-DEVICES = [
-    "pretended",
-    pytest.param(
-        "cuda",
-        marks=[
-            pytest.mark.gpu,
-            pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-        ],
-    ),
-]
+DEVICES = ["pretended", pytest.param("cuda", marks=pytest.mark.gpu)]
 TREATMENTS = {
     "mixup": {"mixup": 0.2},
     "cutmix": {"cutmix": 1.0},

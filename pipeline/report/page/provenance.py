@@ -14,7 +14,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import InputError
-from pipeline.params import Params, plain, read
+from pipeline.params import Params
+from pipeline.params_file import plain, read
 
 DEFAULT = Path("configs/digits.yaml")
 DATA = Path("data.dvc")

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from pipeline.errors import InputError
-from pipeline.params import Block, parse, plain, read
+from pipeline.params import Block
+from pipeline.params_file import parse, plain, read
 from pipeline.training import losses
 from pipeline.training.losses import Contrastive, Loss, MetricLearning, Objective, Setting, names
 
