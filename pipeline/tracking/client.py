@@ -211,17 +211,22 @@ def open_client(place: Store) -> MlflowClient:
             raise
 
 
+def set_up() -> None:
+    """What is to be set before MLflow is imported."""
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    for name in ("urllib3.connectionpool", "mlflow.store.db.utils"):
+        # they announce each retry, and what is raised anyway, with its traceback
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
 def make_ready(place: Store) -> None:
     """Set MLflow up, make the embedded store where there is none, and try to write to it.
 
     Raises:
         TrackingError: its SQLite file cannot be used, or is locked for too long.
     """
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
-    for name in ("urllib3.connectionpool", "mlflow.store.db.utils"):
-        # they announce each retry, and what is raised anyway, with its traceback
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    set_up()
     if not place.database:
         return
     if place.embedded and not _is_text(place.database):
@@ -307,14 +312,26 @@ def experiment(client: MlflowClient, name: str, place: Store) -> str:
         # a note or view that the user has edited stays
         if found.tags.get(key) != value and (key == KIND or key not in found.tags):
             client.set_experiment_tag(number, key, value)
+    if name == RESULTS and views.TAG not in found.tags:
+        _add_view(client, number)
     return number
+
+
+def _add_view(client: MlflowClient, number: str) -> None:
+    """Save the view of results, where the store takes it: before 3.16 tags are too short."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.set_experiment_tag(number, views.TAG, views.saved_view())
+    except MlflowException as error:
+        if error.error_code != "INVALID_PARAMETER_VALUE":
+            raise
 
 
 def _experiment_tags(name: str) -> dict[str, str]:
     # versions that go by the kind open in the mode for language models without it; 3.17 goes by
     # the address, see views.page
-    tags = {KIND: "custom_model_development", "mlflow.note.content": NOTES[name]}
-    return {**tags, views.TAG: views.saved_view()} if name == RESULTS else tags
+    return {KIND: "custom_model_development", "mlflow.note.content": NOTES[name]}
 
 
 def _create(client: MlflowClient, name: str, location: str | None) -> Any:
