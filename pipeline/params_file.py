@@ -5,6 +5,7 @@ Nothing here can alter what a run computes, so that a change of it reruns none.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -26,6 +27,7 @@ from pipeline.params import PARAMS_FILE, AnyBlock, Block, nearest
 
 LARGEST = 1 << 17  # bytes of a file
 DEEPEST = 32  # blocks within blocks
+BREAK = re.compile("[\x85\u2028\u2029]")  # a line break for libyaml, none for YAML 1.2
 
 
 class Source:
@@ -57,8 +59,9 @@ class Source:
 def read(path: Path | str = PARAMS_FILE) -> Source:
     """Parse a YAML 1.2 file.
 
-    Anchors, aliases, merge keys, tags, duplicate keys and other versions are refused, and what no
-    person would write: more than ``LARGEST`` bytes or ``DEEPEST`` blocks within blocks.
+    Anchors, aliases, merge keys, tags, duplicate keys and other versions are refused, what DVC
+    could not read or would read otherwise, and what no person would write: more than ``LARGEST``
+    bytes or ``DEEPEST`` blocks within blocks.
 
     Raises:
         InputError: naming the file and the line.
@@ -76,6 +79,12 @@ def read(path: Path | str = PARAMS_FILE) -> Source:
         raise InputError(f"{path}: cannot be read as UTF-8 text: {error}") from None
     if len(content) > LARGEST:
         raise InputError(f"{path}: holds more than {LARGEST >> 10} KiB; is it the right file?")
+    if found := BREAK.search(text):
+        before = text[: found.start()].count("\n")
+        raise InputError(
+            f"{path}:{before + 1}: holds the character U+{ord(found[0]):04X}, where DVC would end "
+            "the line; remove it"
+        )
     try:
         depth = 0
         for event in YAML(typ="safe", pure=True).parse(text):
@@ -88,6 +97,7 @@ def read(path: Path | str = PARAMS_FILE) -> Source:
                 raise InputError(f"{path}:{line}: {problem}")
         reader = YAML(typ="rt", pure=True)
         tree = reader.load(text)
+        YAML(typ="safe").load(text)  # as DVC does, by libyaml, which takes less
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else "?"
@@ -113,7 +123,7 @@ def _unsupported(event: Event) -> str:
         return "is read as YAML 1.2; remove the line %YAML"
     if isinstance(event, ScalarEvent) and event.value == "<<" and event.implicit[0]:
         return "merge keys are not supported; write the values out"
-    if getattr(event, "tag", None) and not getattr(event, "implicit", (True,)):
+    if getattr(event, "tag", None):
         return "YAML tags are not supported; remove the tag"
     return ""
 

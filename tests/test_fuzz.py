@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from dvc.utils.serialize import parse_yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -22,7 +23,7 @@ from pipeline.data.images import FORMATS, decode, decode_all
 from pipeline.data.sources import find
 from pipeline.errors import InputError
 from pipeline.models import weights
-from pipeline.params_file import read
+from pipeline.params_file import plain, read
 
 ROOT = Path(__file__).parents[1]
 PARAMS = (ROOT / "configs/digits.yaml").read_text(encoding="utf-8")
@@ -279,6 +280,34 @@ def test_params(text, tmp_path_factory):
         path = Path(home, "params.yaml")
         path.write_bytes(text.encode("utf-8", "surrogatepass"))
         only_input_errors(lambda: check.load(path, files=False))
+        only_input_errors(lambda: as_dvc_reads(path))
+
+
+def as_dvc_reads(path: Path) -> None:
+    # of the representation: a NaN is no NaN's equal
+    tree = plain(read(path).tree)
+    assert repr(tree) == repr(parse_yaml(path.read_text(encoding="utf-8-sig"), path))
+
+
+@settings(FEW, max_examples=200)
+@given(
+    row=st.integers(0, PARAMS.count("\n") - 8),
+    edits=st.lists(
+        st.tuples(
+            st.integers(0, 200),
+            st.sampled_from([*" \n\t:-#[]{},'\"|>?&*!%@`~01.eE+_aé\r\x85\u2028", "[a:b]", "{a:1}"]),
+        ),
+        max_size=3,
+    ),
+)
+def test_what_is_read_is_what_dvc_reads(row, edits, tmp_path_factory):
+    text = "\n".join(PARAMS.split("\n")[row : row + 8])
+    for at, put in edits:
+        text = text[:at] + put + text[at:]
+    with tempfile.TemporaryDirectory() as home:
+        path = Path(home, "params.yaml")
+        path.write_text(text, encoding="utf-8", newline="")
+        only_input_errors(lambda: as_dvc_reads(path))
 
 
 @FEW
@@ -289,7 +318,7 @@ def test_yaml_of_any_form(content, tmp_path_factory):
     with tempfile.TemporaryDirectory() as home:
         path = Path(home, "params.yaml")
         path.write_bytes(content)
-        only_input_errors(lambda: read(path))
+        only_input_errors(lambda: as_dvc_reads(path))
 
 
 STATE = {"a.weight": torch.ones(2, 3), "a.bias": torch.zeros(2)}

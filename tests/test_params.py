@@ -100,6 +100,9 @@ WRONG = [
     ("\n  from: source", "\n  from: hub", "from: hub", "'none', 'imagenet', 'file' or 'source'"),
     ("device: auto", "device: gpu", "device: gpu", "match pattern"),
     ("lr: 0.01\n", "lr: !!python/object/apply:os.system [id]\n", "lr: !!", "tags"),
+    ("lr: 0.01\n", "lr: !!float 1\n", "lr: !!", "tags"),
+    ("lr: 0.01\n", "lr: 0.01  # a\u2028b: 1\n", "lr: 0.01  #", "the character U+2028"),
+    ("shots: [10]", "shots: {10:1}", "shots:", "found unexpected ':'"),
 ]  # fmt: skip
 
 
