@@ -237,7 +237,8 @@ def profiled(make: Maker, device: torch.device) -> str:
         row.ours()
         told = [row.name]
         if device.type == "cuda":
-            with profile(activities=[ProfilerActivity.CUDA]) as light:  # slows the host least
+            alone = [ProfilerActivity.CUDA]  # slows the host least
+            with profile(activities=alone, acc_events=True) as light:
                 taken = row.ours()
             busy = busy_seconds(light.events())
             told.append(
@@ -246,7 +247,7 @@ def profiled(make: Maker, device: torch.device) -> str:
             )
         activities = [ProfilerActivity.CPU]
         activities += [ProfilerActivity.CUDA] if device.type == "cuda" else []
-        with profile(activities=activities) as whole:
+        with profile(activities=activities, acc_events=True) as whole:
             row.ours()
     by = {"self_cpu_time_total": "by the host's time"}
     if device.type == "cuda":

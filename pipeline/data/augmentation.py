@@ -211,6 +211,8 @@ def _beta(alpha: float, quantile: float) -> float:
     """Beta(alpha, alpha) at a quantile: one uniform draw makes one, the same on every device."""
     from scipy.special import betaincinv  # most runs do without it
 
+    # there shares are 0 or 1, or a half; beyond, some versions give NaN or none at all
+    alpha = min(max(alpha, 1e-6), 1e12)
     return float(betaincinv(alpha, alpha, quantile))
 
 
