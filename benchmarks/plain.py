@@ -11,6 +11,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
 from types import ModuleType, UnionType
 from typing import (
     Annotated,
@@ -42,7 +43,9 @@ def stand_in() -> None:
         model_validator=lambda **_: lambda validator: validator,
     )
     vars(core).update(InitErrorDetails=dict, PydanticCustomError=ValueError)
-    sys.modules |= {"pydantic": pydantic, "pydantic_core": core}
+    for module in (pydantic, core):
+        module.__spec__ = ModuleSpec(module.__name__, None)  # it is found from now on
+        sys.modules[module.__name__] = module
 
 
 class Unchecked:
@@ -87,6 +90,9 @@ class BaseModel:
             cls.model_fields[name] = field
 
     def __init__(self, **given: Any):
+        known = {field.alias or name for name, field in self.model_fields.items()}
+        if unknown := given.keys() - known - self.model_fields.keys():
+            raise TypeError(f"{type(self).__name__} has no {', '.join(sorted(unknown))}")
         for name, field in self.model_fields.items():
             value = given.get(field.alias or name, given.get(name, field.default))
             if value is NONE:

@@ -1,6 +1,6 @@
 """params.yaml as a file: how it is read, and where in it what is wrong.
 
-Nothing here can alter what a run computes, so that a change of it reruns none.
+What is read are the values that DVC reads, or an error: a change of it reruns no training.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def read(path: Path | str = PARAMS_FILE) -> Source:
         before = text[: found.start()].count("\n")
         raise InputError(
             f"{path}:{before + 1}: holds the character U+{ord(found[0]):04X}, where DVC would end "
-            "the line; remove it"
+            "the line; remove it, or write its code in double quotes"
         )
     try:
         depth = 0

@@ -30,7 +30,6 @@ RANKS = {
 # Code that runs in a stage and cannot alter its bytes: validation, tracking, progress.
 NEUTRAL = {
     "pipeline/errors.py",
-    "pipeline/params_file.py",
     "pipeline/check.py",
     "pipeline/stages/common.py",
     "pipeline/stages/follow.py",

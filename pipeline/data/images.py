@@ -143,7 +143,7 @@ def decode_all(
                     wrong[row] = str(error)
             return len(rows), wrong
 
-        from tqdm import tqdm  # not with PyTorch alone, for which benchmarks.gpu is
+        from tqdm import tqdm  # here, as benchmarks.gpu runs without it
 
         wrong: dict[int, str] = {}
         stopped = threading.Event()

@@ -54,7 +54,7 @@ def available_memory(root: Path = ROOT) -> int:
     Args:
         root: where ``proc`` and ``sys`` lie.
     """
-    import psutil  # not with PyTorch alone, for which benchmarks.gpu is
+    import psutil  # here, as benchmarks.gpu runs without it
 
     return min([int(psutil.virtual_memory().available), *_left_in_groups(root)])
 

@@ -211,22 +211,17 @@ def open_client(place: Store) -> MlflowClient:
             raise
 
 
-def set_up() -> None:
-    """What is to be set before MLflow is imported."""
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
-    for name in ("urllib3.connectionpool", "mlflow.store.db.utils"):
-        # they announce each retry, and what is raised anyway, with its traceback
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-
-
 def make_ready(place: Store) -> None:
     """Set MLflow up, make the embedded store where there is none, and try to write to it.
 
     Raises:
         TrackingError: its SQLite file cannot be used, or is locked for too long.
     """
-    set_up()
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    for name in ("urllib3.connectionpool", "mlflow.store.db.utils"):
+        # they announce each retry, and what is raised anyway, with its traceback
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     if not place.database:
         return
     if place.embedded and not _is_text(place.database):
@@ -318,7 +313,7 @@ def experiment(client: MlflowClient, name: str, place: Store) -> str:
 
 
 def _add_view(client: MlflowClient, number: str) -> None:
-    """Save the view of results, where the store takes it: before 3.16 tags are too short."""
+    """Save the view of results, if the store takes it: a server before 3.16 has shorter tags."""
     from mlflow.exceptions import MlflowException
 
     try:

@@ -5,15 +5,13 @@
 A line of JSON on standard input says what to follow (``name``, ``tags``, ``params``, ``started``,
 ``sample_seconds``); each later one brings ``points``, and the last one the ``status`` to end with
 and the ``patience`` of training, in seconds. Input that ends without it, or a parent that is no
-longer PID, is of a process that was killed. Standard output gets a line once MLflow is imported,
-and one of what goes wrong. This process ends ``GRACE_SECONDS`` after that patience, whatever it
-waits for.
+longer PID, is of a process that was killed. What goes wrong is one line on standard output. This
+process ends ``GRACE_SECONDS`` after that patience, whatever it waits for.
 """
 
 from __future__ import annotations
 
 import faulthandler
-import importlib
 import json
 import os
 import queue
@@ -28,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.tracking import client as tracking
-from pipeline.tracking.live import IMPORTED, LivePoint
+from pipeline.tracking.live import LivePoint
 
 NICENESS = 10  # training goes first
 GRACE_SECONDS = 4.0  # by which it may outlive training: two calls of two seconds each
@@ -46,9 +44,6 @@ def main() -> None:
     told: Told = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(parent, told), daemon=True).start()
     try:
-        tracking.set_up()
-        importlib.import_module("mlflow.tracking")
-        print(IMPORTED, flush=True)
         with redirect_stdout(sys.stderr):
             follow(place, gathered(told))
     except Exception as error:

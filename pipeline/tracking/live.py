@@ -30,7 +30,6 @@ BATCH_SECONDS = 2.0
 CLOSE_SECONDS = 4.5  # of two phases less than ten
 KILLED_SECONDS = 1.0  # who ends a process does not want to wait
 SAMPLE_SECONDS = 10.0
-IMPORTED = "imported"  # what the other process says when it begins to use the store
 CODE = Path(__file__).parents[2]  # where a new process finds this package
 
 # set by the first failure: a process loses time to tracking, and speaks of it, once
@@ -46,8 +45,7 @@ class Live:
     starts no process, then starts one that makes the run, and hands it what ``log`` has queued. The
     run ends FINISHED, FAILED by an exception, or KILLED by Ctrl-C, SIGTERM or SIGKILL. A tracking
     error is one line on stderr; after it nothing more is sent, nor any later phase of this process
-    followed, nor another's for ``away.SECONDS``. A phase that ends while MLflow is imported, which
-    a slow machine takes longer for than the end may wait, was too short to be followed.
+    followed, nor another's for ``away.SECONDS``.
     """
 
     def __init__(
@@ -67,7 +65,6 @@ class Live:
         self._status, self._patience = "FINISHED", CLOSE_SECONDS
         self._thread: threading.Thread | None = None
         self._process: subprocess.Popen[str] | None = None
-        self._imported = False
         self._silent = after is None or given_up.is_set()
         self._earlier: Any = None
         self._place: tracking.Store | None = None
@@ -107,10 +104,7 @@ class Live:
             self._patience = KILLED_SECONDS if status == "KILLED" else CLOSE_SECONDS
             self._done.set()
             thread.join(self._patience)
-            if thread.is_alive() and self._process and not self._imported:
-                self._silent = True
-                self._process.kill()  # it has begun nothing
-            elif thread.is_alive() and status != "KILLED":  # the other process ends by itself
+            if thread.is_alive() and status != "KILLED":  # the other process ends by itself
                 self._warn(f"no answer within {CLOSE_SECONDS:g} s at the end of {self._name}")
         finally:
             self._release_sigterm()
@@ -135,9 +129,6 @@ class Live:
             with suppress(BrokenPipeError):
                 process.stdin.close()
             problem = process.stdout.readline().strip()
-            self._imported = problem == IMPORTED
-            if self._imported:
-                problem = process.stdout.readline().strip()
             if problem or process.wait():
                 self._warn(problem or f"its process ended with status {process.returncode}")
 

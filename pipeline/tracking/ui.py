@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from typing import Any
 
 from pipeline.errors import InputError, command
 from pipeline.tracking import client, views
@@ -28,10 +27,8 @@ def main() -> None:
         print(f"MLFLOW_TRACKING_URI is set: the runs are at {client.shown(place.uri)}")
         return
     port = free_port(sys.argv[1] if len(sys.argv) > 1 else "5000")
-    found = experiment(place)
-    page = views.page(
-        f"http://{HOST}:{port}", str(found.experiment_id), saved=views.TAG in found.tags
-    )
+    identity = experiment(place)
+    page = views.page(f"http://{HOST}:{port}", identity)
     print(f"in a few seconds the runs are at {page} (end with Ctrl-C)", flush=True)
     serve = ["mlflow", "server"]
     serve += ["--host", HOST, "--port", str(port), *QUIET]
@@ -43,15 +40,14 @@ def main() -> None:
     os.execvp(sys.executable, [sys.executable, "-m", *serve])
 
 
-def experiment(place: client.Store) -> Any:
-    """MLflow's experiment of results, which is made where there is none.
+def experiment(place: client.Store) -> str:
+    """The id of the experiment of results, which is made where there is none.
 
     Raises:
         InputError: the store cannot be used.
     """
     try:
-        opened = client.open_client(place)
-        return opened.get_experiment(client.experiment(opened, client.RESULTS, place))
+        return client.experiment(client.open_client(place), client.RESULTS, place)
     except Exception as error:  # whatever MLflow and its databases raise
         raise InputError(f"MLflow: {client.reason(error, place.uri)}") from None
 

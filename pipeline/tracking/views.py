@@ -111,18 +111,12 @@ LINE = {
 HEIGHT = 320  # pixels: the second row of charts shows on a common screen
 
 
-def page(server: str, experiment_id: str, saved: bool = True) -> str:
+def page(server: str, experiment_id: str) -> str:
     """The address of the view in its charts, in the mode for model training.
 
     The mode stands in the address: MLflow 3.17 goes by it, not by the kind of the experiment.
-
-    Args:
-        server: its address.
-        experiment_id: of the results.
-        saved: whether the store has the view; else the charts are as MLflow makes them.
     """
-    view = f"&viewStateShareKey={KEY}" if saved else ""
-    query = f"workflowType=machine_learning{view}&compareRunsMode=CHART"
+    query = f"workflowType=machine_learning&viewStateShareKey={KEY}&compareRunsMode=CHART"
     return f"{server}/#/experiments/{experiment_id}/runs?{query}"
 
 

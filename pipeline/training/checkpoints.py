@@ -96,7 +96,7 @@ class Checkpoint:
         try:
             for path, (tree, tensors) in files.items():
                 _write(path, tree, tensors)
-        except (OSError, ValueError) as error:
+        except OSError as error:
             self._works = False
             self._warn(f"no checkpoint could be written ({_line(error)}); training goes on")
             return
@@ -257,25 +257,25 @@ def _write(path: Path, tree: Tree, tensors: list[Tensor]) -> None:
     """Write a whole file or none; a checksum of each tensor tells whether it is sound.
 
     Raises:
-        OSError, ValueError: it could not be written.
+        OSError: it could not be written.
     """
     from safetensors.torch import save_file
 
     rows = [of.detach().cpu().contiguous() for of in tensors]
     metadata = {"tree": json.dumps(tree), "crc32": json.dumps([_crc32(of) for of in rows])}
     named = {str(place): of for place, of in enumerate(rows)}
-    with whole_or_none(path) as beside, _as_value_error():
+    with whole_or_none(path) as beside, _safetensors_error_as(OSError):
         save_file(named, beside, metadata)
 
 
 @contextmanager
-def _as_value_error() -> Iterator[None]:
+def _safetensors_error_as(kind: type[Exception]) -> Iterator[None]:
     from safetensors import SafetensorError
 
     try:
         yield
     except SafetensorError as error:
-        raise ValueError(str(error)) from None
+        raise kind(str(error)) from None
 
 
 def _read(path: Path, device: torch.device) -> Tree:
@@ -286,7 +286,7 @@ def _read(path: Path, device: torch.device) -> Tree:
     """
     from safetensors import safe_open
 
-    with _as_value_error(), safe_open(path, framework="pt") as file:
+    with _safetensors_error_as(ValueError), safe_open(path, framework="pt") as file:
         metadata = file.metadata()
         tree, sums = json.loads(metadata["tree"]), json.loads(metadata["crc32"])
         tensors = [file.get_tensor(str(place)) for place in range(len(sums))]
