@@ -164,6 +164,25 @@ def table(rows: Iterable[Measured]) -> str:
     return "\n".join(lines)
 
 
+def line(row: Measured) -> str:
+    """A finished row in a line, and what it was measured with."""
+    wanted = {True: ", reached", False: ", NOT reached", None: ""}[row.reached]
+    note = f" ({row.note})" if row.note else ""
+    return (
+        f"{row.name}: {row.ratio:.2f} ({row.lowest:.2f} to {row.highest:.2f}) "
+        f"against {row.against}{_asked(row)}{wanted}{note}"
+    )
+
+
+def missed(rows: Iterable[Measured]) -> list[str]:
+    """The rows that do not reach what is wanted, a line each."""
+    return [
+        f"{row.name}: {_figure(row)}{_asked(row)}, not reached"
+        for row in rows
+        if row.reached is False
+    ]
+
+
 def fallen(rows: Iterable[Measured], stored: Path, allowed: float = FALL) -> list[str]:
     """What is worse than in a stored table by more than a share, a line for each row."""
     kept = stored_rows(stored)
@@ -238,25 +257,6 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
-
-
-def line(row: Measured) -> str:
-    """A finished row in a line, and what it was measured with."""
-    wanted = {True: ", reached", False: ", NOT reached", None: ""}[row.reached]
-    note = f" ({row.note})" if row.note else ""
-    return (
-        f"{row.name}: {row.ratio:.2f} ({row.lowest:.2f} to {row.highest:.2f}) "
-        f"against {row.against}{_asked(row)}{wanted}{note}"
-    )
-
-
-def missed(rows: Iterable[Measured]) -> list[str]:
-    """The rows that do not reach what is wanted, a line each."""
-    return [
-        f"{row.name}: {_figure(row)}{_asked(row)}, not reached"
-        for row in rows
-        if row.reached is False
-    ]
 
 
 def _asked(row: Measured) -> str:
