@@ -264,7 +264,7 @@ def _write(path: Path, tree: Tree, tensors: list[Tensor]) -> None:
     rows = [of.detach().cpu().contiguous() for of in tensors]
     metadata = {"tree": json.dumps(tree), "crc32": json.dumps([_crc32(of) for of in rows])}
     named = {str(place): of for place, of in enumerate(rows)}
-    with whole_or_none(path) as beside, _safetensors_error_as(OSError):
+    with _safetensors_error_as(OSError), whole_or_none(path) as beside:
         save_file(named, beside, metadata)
 
 
